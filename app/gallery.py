@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dlip import data
 from dlip.common.errors import UserError
 from dlip.common.text import one_line, plural
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.transforms import as_pil
 from dlip.vlm import VLM
 
@@ -133,7 +133,7 @@ def current() -> Gallery:
 
 @cache
 def _shipped() -> Gallery:
-    photographs = [Item(example.image, 0, example.captions) for example in images.photographs()]
+    photographs = [Example(example.image, 0, example.captions) for example in images.photographs()]
     shipped = Gallery("the shipped images", [images.SCENES, photographs], shipped=True)
     shipped.note = (
         f"They are {len(images.SCENES)} drawn scenes and {plural(len(photographs), 'photograph')}; a shipped model "

@@ -1,4 +1,4 @@
-"""What datasets yield (`Item`) and what models take (`Batch`)."""
+"""What datasets yield (`Example`) and what models take (`Batch`)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +21,7 @@ class Question:
 
 
 @dataclass
-class Item:
+class Example:
     """One image with its captions and questions."""
 
     image: Image.Image | np.ndarray | None

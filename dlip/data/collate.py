@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from dlip.data.batch import Batch, Item, Question, squares
+from dlip.data.batch import Batch, Example, Question, squares
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import augment, load_image, resize_square
 
@@ -47,7 +47,7 @@ class Collate:
     epoch: int = 0
     """Draws differ between epochs; `train_loader` sets it."""
 
-    def __call__(self, items: list[Item]) -> Batch:
+    def __call__(self, items: list[Example]) -> Batch:
         rngs = [np.random.default_rng((self.seed, self.epoch, item.image_id % 2**64)) for item in items]
         caption_index = [_draw(item.captions, rng) for item, rng in zip(items, rngs, strict=True)]
         captions = [item.captions[i] if item.captions else None for item, i in zip(items, caption_index, strict=True)]
@@ -77,11 +77,11 @@ class Collate:
         chosen = (questions[i] for i in rng.permutation(len(questions))[: self.questions])
         return [(question.text, question.answers[_draw(question.answers, rng)]) for question in chosen]
 
-    def pixels(self, items: list[Item], view: int) -> torch.Tensor:
+    def pixels(self, items: list[Example], view: int) -> torch.Tensor:
         """The images as uint8 [B, 3, S, S], with `augment` the view of that number."""
         return squares((self._view(item, view) for item in items), self.image_size)
 
-    def _view(self, item: Item, view: int) -> np.ndarray:
+    def _view(self, item: Example, view: int) -> np.ndarray:
         image = load_image(item.image)
         if not self.augment:
             return resize_square(image, self.image_size)
@@ -109,7 +109,7 @@ def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return padded[row : row + image.shape[0], column : column + image.shape[1]]
 
 
-def _names_a_side(item: Item) -> bool:
+def _names_a_side(item: Example) -> bool:
     """Whether a text of the image says left or right."""
     questions = chain.from_iterable((question.text, *question.answers) for question in item.questions)
     return any(map(_SIDE.search, chain(item.captions, questions)))

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import SPLITS, Annotation, as_text
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 
 PREFIX = "hub:"
@@ -54,7 +54,7 @@ class Hub(AnnotatedImages):
             self.columns["id"] = self.columns["image"]
         self._report(self._group())
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Example:
         """Image i, decoded now. Raises UserError if it cannot be decoded."""
         return self.encoded_item(i).decode()
 

@@ -7,7 +7,7 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.loader import epoch_order
 from dlip.data.quarantine import EncodedItem, encoded_item, image_id_from_name, without_image
 
@@ -34,7 +34,7 @@ class JoinedDatasets:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Example:
         """Image i. Raises what its dataset raises."""
         which, place = self._locate(i)
         item = self.datasets[which][place]
@@ -46,7 +46,7 @@ class JoinedDatasets:
         item = encoded_item(self.datasets[which], place)
         return replace(item, image_id=_joined_id(which, item.image_id))
 
-    def text_item(self, i: int) -> Item:
+    def text_item(self, i: int) -> Example:
         """Image i's texts alone."""
         which, place = self._locate(i)
         item = without_image(self.datasets[which], place)

@@ -12,7 +12,7 @@ from dlip.common.distributed import raised_by_all, run_on_main
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.data.transforms import as_pil, read_image
 
 SUFFIX_OF_FIRST_BYTES = {
@@ -43,14 +43,14 @@ class EncodedItem:
         """Suffix for the format of `data`: .jpg, .png, ...; .img for an unknown one."""
         return next((suffix for start, suffix in SUFFIX_OF_FIRST_BYTES.items() if self.data.startswith(start)), ".img")
 
-    def decode(self) -> Item:
+    def decode(self) -> Example:
         """Raise UserError if the image cannot be decoded."""
         image = read_image(self.name, self.data)
-        return Item(image, self.image_id, self.captions, self.questions, writers=self.writers)
+        return Example(image, self.image_id, self.captions, self.questions, writers=self.writers)
 
 
 def encoded_item(dataset, i: int) -> EncodedItem:
-    """Item i of any dataset with its image as an encoded file; pixels become a PNG."""
+    """Example i of any dataset with its image as an encoded file; pixels become a PNG."""
     if hasattr(dataset, "encoded_item"):
         return dataset.encoded_item(i)
     item, data = dataset[i], io.BytesIO()
@@ -59,15 +59,14 @@ def encoded_item(dataset, i: int) -> EncodedItem:
     return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
 
 
-def without_image(dataset, i: int) -> Item:
-    """Item i of any dataset with its texts alone; an image that is stored is not decoded, nor read where texts are in
-    memory."""
+def without_image(dataset, i: int) -> Example:
+    """Image i's texts alone; an image that is stored is not decoded, nor read where texts are in memory."""
     if hasattr(dataset, "text_item"):
         return dataset.text_item(i)
     if not hasattr(dataset, "encoded_item"):
         return replace(dataset[i], image=None)
     item = dataset.encoded_item(i)
-    return Item(None, item.image_id, item.captions, item.questions, writers=item.writers)
+    return Example(None, item.image_id, item.captions, item.questions, writers=item.writers)
 
 
 class QuarantineMixin:
@@ -136,10 +135,10 @@ class AnnotatedImages(QuarantineMixin):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def text_item(self, i: int) -> Item:
+    def text_item(self, i: int) -> Example:
         """Image i's texts alone."""
         about = self.annotations[i]
-        return Item(None, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
+        return Example(None, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlip.common.errors import UserError
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.facts import count_facts
 from dlip.data.scenes.truth import caption_facts, parse_caption
@@ -23,7 +23,10 @@ TRAIN_SPLIT = "train-small"
 
 
 def bounds(
-    dataset, tasks: Sequence[str] = tuple(TASKS), generate_limit: int | None = None, train: Sequence[Item] | None = None
+    dataset,
+    tasks: Sequence[str] = tuple(TASKS),
+    generate_limit: int | None = None,
+    train: Sequence[Example] | None = None,
 ) -> dict:
     """{"floor", "ceiling"}, each as `evaluate` with the same tasks and `generate_limit` returns it.
 
@@ -53,14 +56,14 @@ def bounds(
 # --- retrieval --------------------------------------------------------------------------------------------------------
 
 
-def retrieval_floor(items: Sequence[Item]) -> dict[str, float]:
+def retrieval_floor(items: Sequence[Example]) -> dict[str, float]:
     """Expected recalls of a random order, in percent: k / N for an image; any of its captions will do for a caption."""
     captions = np.array([len(item.captions) for item in items])
     texts = np.ones(captions.sum(), int)
     return _recalls((captions, captions.sum()), (texts, len(items)))
 
 
-def retrieval_ceiling(items: Sequence[Item], scenes: Sequence[Scene]) -> dict[str, float]:
+def retrieval_ceiling(items: Sequence[Example], scenes: Sequence[Scene]) -> dict[str, float]:
     """Expected recalls, in percent, of a matcher that knows which captions are true of which images, and no more.
 
     It ranks what is true first, in random order: no model can tell an image from another that its caption is true of.
@@ -138,7 +141,7 @@ class _SceneIndex:
 # --- captioning and questions -----------------------------------------------------------------------------------------
 
 
-def captioning_floor(items: Sequence[Item], scenes: Sequence[Scene], train: Sequence[Item]) -> tuple[dict, dict]:
+def captioning_floor(items: Sequence[Example], scenes: Sequence[Scene], train: Sequence[Example]) -> tuple[dict, dict]:
     """Metrics and notes of captions of training images, one each in turn.
 
     They are fluent and of the right form but say nothing of the image. A single caption that scores best for all
@@ -150,7 +153,7 @@ def captioning_floor(items: Sequence[Item], scenes: Sequence[Scene], train: Sequ
     return metrics | captioning.facts(sum(map(count_facts, guesses, scenes))), notes
 
 
-def captioning_ceiling(items: Sequence[Item], scenes: Sequence[Scene]) -> tuple[dict, dict]:
+def captioning_ceiling(items: Sequence[Example], scenes: Sequence[Scene]) -> tuple[dict, dict]:
     """Metrics and notes of the references, each against the image's others, and their facts against the scene."""
     tables, counts = [], 0
     for i in range(min(len(item.captions) for item in items)):
@@ -166,7 +169,7 @@ def captioning_ceiling(items: Sequence[Item], scenes: Sequence[Scene]) -> tuple[
     return means | captioning.facts(counts), notes
 
 
-def vqa_ceiling(items: Sequence[Item]) -> dict:
+def vqa_ceiling(items: Sequence[Example]) -> dict:
     """Metrics of the annotators' most frequent answers."""
     questions = vqa.answered_questions(items)
     return vqa.score([max(q.answers, key=q.answers.count) for q in questions], questions)[0]

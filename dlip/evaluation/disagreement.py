@@ -66,7 +66,7 @@ _READERS = {"captioning": _caption, "vqa": _vqa, "tr": _ranked, "ir": _ranked}
 
 
 def items_of(dataset, image_ids: Iterable[int]) -> dict:
-    """image_id -> Item, of the requested images."""
+    """image_id -> Example, of the requested images."""
     missing, items = set(image_ids), {}
     for i in range(len(dataset)):
         if not missing:

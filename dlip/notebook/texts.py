@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from IPython.display import HTML
 
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.transforms import read_image
 from dlip.plots import generated_text
 from dlip.records.schema import SCORES, TABLE_SCORES, value_at
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 
-def photographs(folder: str) -> list[Item]:
+def photographs(folder: str) -> list[Example]:
     """The JPEG images of a folder, without texts, in the order of their names."""
-    return [Item(read_image(file), i, []) for i, file in enumerate(sorted(Path(folder).glob("*.jpg")))]
+    return [Example(read_image(file), i, []) for i, file in enumerate(sorted(Path(folder).glob("*.jpg")))]
 
 
 def gallery(items: Sequence):

@@ -18,7 +18,7 @@ def disagreement_cards(
 ) -> str:
     """A card per row: the image, the question, both models' texts with their scores, the reference.
 
-    rows: as returned by `dlip.evaluation.disagreement.disagreements`. items: image_id -> Item, as returned by
+    rows: as returned by `dlip.evaluation.disagreement.disagreements`. items: image_id -> Example, as returned by
     `items_of` there. role: the student's, for its color. Words that differ from the teacher's are marked.
     """
     cards = [row | {"item": items.get(row["image_id"])} for row in rows.to_dict("records")]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.data.collate import MAX_SHIFT, Collate, shift
 from dlip.data.folders.dataset import Folder
 from dlip.data.texts import texts_of
@@ -28,9 +28,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(WORDS, 100)
 
 
-def item(image_id: int, captions=(), questions=(), image=None) -> Item:
+def item(image_id: int, captions=(), questions=(), image=None) -> Example:
     image = np.full((8, 8, 3), image_id % 256, np.uint8) if image is None else image
-    return Item(image, image_id, list(captions), [Question(text, list(answers)) for text, *answers in questions])
+    return Example(image, image_id, list(captions), [Question(text, list(answers)) for text, *answers in questions])
 
 
 def photo(seed: int = 0) -> Image.Image:
@@ -116,7 +116,7 @@ def test_rows_without_question_add_no_loss_and_no_nan(tiny, scenes):
     tiny.med.zero_grad()
 
 
-def drawn(tokenizer, row: Item, epochs: int, **kwargs) -> list[tuple[str, str, str]]:
+def drawn(tokenizer, row: Example, epochs: int, **kwargs) -> list[tuple[str, str, str]]:
     out = []
     for epoch in range(epochs):
         batch = Collate(tokenizer, 8, epoch=epoch, **kwargs)([row])
@@ -281,7 +281,7 @@ def test_views_are_the_same_for_all_seeds(tiny, scenes):
 def test_questions_without_an_answer_are_not_drawn(tokenizer):
     """As in evaluation."""
     pixels = np.zeros((8, 8, 3), np.uint8)
-    item = Item(pixels, 1, ["one"], [Question("who", []), Question("what is it", ["yes"])])
+    item = Example(pixels, 1, ["one"], [Question("who", []), Question("what is it", ["yes"])])
     for seed in range(4):
         batch = Collate(tokenizer, 8, seed=seed)([item])
         assert tokenizer.decode(batch.question_ids) == ["what is it"]

@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from dlip import data
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.texts import texts_of, warn_of_lost_texts
@@ -23,7 +23,7 @@ def test_texts_of_a_limited_dataset_are_those_of_its_images(tmp_path):
 
 def captioned(*captions: str) -> ListDataset:
     """A dataset of images with one caption each."""
-    return ListDataset(Item(None, 0, [caption]) for caption in captions)
+    return ListDataset(Example(None, 0, [caption]) for caption in captions)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from dlip.common.errors import UserError
 from dlip.data import FirstN
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.facts import count_facts
 from dlip.data.scenes.truth import caption_facts
@@ -26,7 +26,7 @@ def many() -> Scenes:
 
 
 @pytest.fixture(scope="module")
-def parts(many) -> tuple[list[Item], list]:
+def parts(many) -> tuple[list[Example], list]:
     return [many[i] for i in range(IMAGES)], [many.scene(i) for i in range(IMAGES)]
 
 
@@ -63,7 +63,7 @@ def test_ceiling_of_retrieval_equals_all_orders_of_what_is_true():
     named = [" ".join(scene.objects[0].kind) for scene in scenes]
     assert len({scene.background for scene in scenes}) > 1
     captions = [["on a " + scenes[0].background + " background", named[0]], ["what?", named[1]], ["what?", "why?"]]
-    items = [Item(None, i, texts) for i, texts in enumerate(captions)]
+    items = [Example(None, i, texts) for i, texts in enumerate(captions)]
     texts, owner = [text for item in items for text in item.captions], [0, 0, 1, 1, 2, 2]
     true = [[i for i, scene in enumerate(scenes) if true_of(text, scene)] for text in texts]
     assert [len(some) for some in true][2:] == [3, 1, 3, 3]
@@ -78,7 +78,7 @@ def test_ceiling_of_retrieval_equals_all_orders_of_what_is_true():
 
 
 def test_floor_of_retrieval_equals_all_orders():
-    items = [Item(None, i, ["a"] * n) for i, n in enumerate((2, 1, 1, 2))]
+    items = [Example(None, i, ["a"] * n) for i, n in enumerate((2, 1, 1, 2))]
     floor = retrieval_floor(items)
     assert floor["ir@1"] == 25 and floor["ir@5"] == floor["ir@10"] == 100
     orders = list(permutations(range(6)))
@@ -139,4 +139,4 @@ def test_form_is_that_of_an_evaluation(found, many):
 
 def test_other_data_have_no_bounds():
     with pytest.raises(UserError, match="photos lacks"):
-        bounds(ListDataset([Item(None, 0, ["a dog"], [Question("what?", ["dog"])])], "photos"))
+        bounds(ListDataset([Example(None, 0, ["a dog"], [Question("what?", ["dog"])])], "photos"))

@@ -9,7 +9,7 @@ import torch
 
 import dlip
 from dlip.common.errors import UserError
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import EVALUATORS
 from dlip.evaluation.tasks.base import TaskResult
@@ -42,11 +42,11 @@ def test_items_agree_with_metrics(tiny, scenes):
 
 
 def test_unavailable_task_is_none_with_a_note(tiny, scenes):
-    captions = ListDataset(Item(item.image, item.image_id, item.captions) for item in scenes)
+    captions = ListDataset(Example(item.image, item.image_id, item.captions) for item in scenes)
     figures = dlip.evaluate(tiny, captions, progress=False)
     assert figures["vqa"] is None and "no questions" in figures["notes"]["vqa"]
     assert figures["retrieval"]["tr@10"] is not None and "facts" not in figures["captioning"]
-    questions = ListDataset(Item(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
+    questions = ListDataset(Example(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
     figures = dlip.evaluate(tiny, questions, progress=False)
     assert figures["retrieval"] is None and figures["captioning"] is None and "accuracy" in figures["vqa"]
 
@@ -70,7 +70,7 @@ def test_texts_of_the_first_images_only(tiny, scenes):
     assert whole["retrieval"] == dlip.evaluate(tiny, scenes, tasks=("retrieval",), progress=False)["retrieval"]
     assert "first 3 images" in whole["notes"]["captioning"] and "first 3 images" in whole["notes"]["vqa"]
     questions_last = ListDataset(
-        Item(item.image, item.image_id, item.captions, item.questions if i >= 5 else [])
+        Example(item.image, item.image_id, item.captions, item.questions if i >= 5 else [])
         for i, item in enumerate(scenes)
     )
     figures = dlip.evaluate(tiny, questions_last, tasks=("vqa",), generate_limit=2, return_items=True, progress=False)
@@ -120,7 +120,7 @@ def test_invalid_arguments_are_refused(tiny, scenes):
     with pytest.raises(
         UserError, match="on mine test: the data have no captions; the data have no questions with answers$"
     ):
-        dlip.evaluate(tiny, ListDataset(Item(item.image, item.image_id) for item in scenes), progress=False)
+        dlip.evaluate(tiny, ListDataset(Example(item.image, item.image_id) for item in scenes), progress=False)
 
 
 def test_progress_bar_is_on_standard_error_or_off(tiny, scenes, capsys):
@@ -137,7 +137,7 @@ def test_a_composite_ranks_by_the_itc_of_one_and_the_itm_of_the_other(make_vlm, 
     blip.med.abilities = frozenset({"itm"})
     blip.save(tmp_path / "blip")
     both = dlip.load(f"{dual_folder(tmp_path / 'clip', 'clip')}+{tmp_path / 'blip'}")
-    data = ListDataset(Item(scenes[i].image, i, scenes[i].captions[:1]) for i in range(4))
+    data = ListDataset(Example(scenes[i].image, i, scenes[i].captions[:1]) for i in range(4))
     images, texts = [item.image for item in data], [item.captions[0] for item in data]
     figures = dlip.evaluate(both, data, tasks=("retrieval",), return_items=True, progress=False)
     cosines = both.similarity(images, texts)
@@ -162,7 +162,7 @@ def test_dual_encoders_retrieve_and_note_missing_abilities(family, scenes, tmp_p
     """Texts of unequal length are ranked by the cosines of `similarity`."""
     vlm = dlip.load(dual_folder(tmp_path / family, family, "wide"))
     texts = ["a red star", "a", "the large blue circle above a green cat", "small cat"]
-    data = ListDataset(Item(scenes[i].image, i, [text], scenes[i].questions) for i, text in enumerate(texts))
+    data = ListDataset(Example(scenes[i].image, i, [text], scenes[i].questions) for i, text in enumerate(texts))
     figures = dlip.evaluate(vlm, data, return_items=True, progress=False)
     similarity = vlm.similarity([item.image for item in data], texts)
     expected = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(similarity)]

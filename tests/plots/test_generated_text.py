@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.plots import COLORS, disagreement_cards, text_table
 
 
@@ -30,7 +30,7 @@ def test_disagreement_cards():
         dict(image_id=8, asked="", teacher="red star", student="red cross", teacher_score=120.0, student_score=30.0,
              loss=90.0, measure="% accuracy"),
     ])  # fmt: skip
-    item = Item(
+    item = Example(
         np.zeros((48, 48, 3), np.uint8),
         7,
         ["a red star"],
@@ -50,7 +50,7 @@ def test_disagreement_cards():
 
 
 def test_text_table_marks_differences():
-    items = [Item(Image.new("RGB", (8, 8), "red"), 1, ["a red star"], [Question("what color?", ["red"])])]
+    items = [Example(Image.new("RGB", (8, 8), "red"), 1, ["a red star"], [Question("what color?", ["red"])])]
     said = [("big", "teacher", ["a red star"]), ("<small>", "distilled", ["a blue star"])]
     html = text_table(items, [""], said)
     assert "a <mark>blue</mark> star" in html and html.count("<mark>") == 1 and "&lt;small&gt;" in html

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.records import FIGURES, contains, failures, frame, load, read
 from dlip.records.compare import (
     comparable_latencies,
@@ -151,7 +151,7 @@ def test_failed_runs_are_read_apart(tmp_path: Path):
 
 
 def test_the_truth_of_an_example_is_what_most_annotators_say():
-    item = Item(None, 7, ["a dog"], [Question("how many?", ["3", *["2"] * 9])])
+    item = Example(None, 7, ["a dog"], [Question("how many?", ["3", *["2"] * 9])])
     row = {"image_id": 7, "answer": "two", "accuracy": 1.0}
     (sample,) = samples({"vqa": [row]}, [item])
     assert (sample["answers"], sample["truth"]) == (["two"], ["2"])

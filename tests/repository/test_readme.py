@@ -12,7 +12,7 @@ from PIL import Image
 
 from dlip import data
 from dlip.cli import main, parse
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.data.scenes.questions import questions
 from dlip.evaluation.tasks.vqa import blind_baseline
@@ -174,7 +174,7 @@ def test_ablations_page_states_every_claim():
 def test_blind_baselines_equal_their_computation():
     numbers = re.findall(r"blind_baseline`[^)]*\)\s+(?:answers )?(\d+\.\d)", PAGES["results.md"])
     train, test = (map(Scenes(split).scene, range(1000)) for split in ("train-small", "test"))  # no image is drawn
-    found = [blind_baseline(*([Item(None, 0, [], questions(scene)) for scene in some] for some in (train, test)))]
+    found = [blind_baseline(*([Example(None, 0, [], questions(scene)) for scene in some] for some in (train, test)))]
     if (photos := ROOT.parent / "shared" / "data" / "coco_vqa").is_dir():
         found.append(blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
     assert [f"{figures['accuracy']:.1f}" for figures in found] == numbers[: len(found)]

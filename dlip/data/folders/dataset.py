@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.folders import layouts
 from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 from dlip.data.transforms import read_image
@@ -35,7 +35,7 @@ class Folder(AnnotatedImages):
         self.annotations, faults = _join(self.path, split, annotations, uncaptioned)
         self._report(faults)
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Example:
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
         return replace(self.text_item(i), image=read_image(self.root / self.annotations[i].name))
 

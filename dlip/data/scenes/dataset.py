@@ -4,7 +4,7 @@ import hashlib
 from functools import lru_cache
 
 from dlip.common.errors import UserError
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.loader import epoch_order
 from dlip.data.scenes.questions import questions
 from dlip.data.scenes.render import render
@@ -52,7 +52,7 @@ class Scenes:
         """Ground truth of image i. Raises IndexError beyond the last one."""
         return make_scene(self._number(i), self._place, len(DISJOINT_SPLITS))
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Example:
         """Image i, uint8 [64, 64, 3], with five captions, six questions and tags."""
         return _item(self._number(i), self._place)
 
@@ -86,8 +86,8 @@ class Scenes:
 
 
 @lru_cache(maxsize=CACHED_ITEMS)
-def _item(number: int, place: int) -> Item:
+def _item(number: int, place: int) -> Example:
     scene = make_scene(number, place, len(DISJOINT_SPLITS))
     image, kinds = render(scene), tags(scene)
     image.flags.writeable = kinds.flags.writeable = False  # the item is shared
-    return Item(image, scene.image_id, captions(scene), questions(scene), kinds)
+    return Example(image, scene.image_id, captions(scene), questions(scene), kinds)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.data.quarantine import EmptySplitError, EncodedItem, QuarantineMixin, image_id_from_name
 from dlip.data.shards.download import cache_folder, is_url, open_shard
 from dlip.data.shards.naming import INDEX, shards
@@ -69,7 +69,7 @@ class Shards(QuarantineMixin):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Example:
         """Sample i with its image decoded. Raises UserError if it cannot be read or downloaded."""
         return self._usable(i)[1]
 
@@ -77,7 +77,7 @@ class Shards(QuarantineMixin):
         """What `__getitem__` decodes, as it is stored. Raises as it does."""
         return self._usable(i)[0] if self.remote else self._stored(i)
 
-    def _usable(self, i: int) -> tuple[EncodedItem, Item]:
+    def _usable(self, i: int) -> tuple[EncodedItem, Example]:
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         i %= len(self)
@@ -177,7 +177,7 @@ class Shards(QuarantineMixin):
         return faults
 
 
-def _decoded(item: EncodedItem) -> Item:
+def _decoded(item: EncodedItem) -> Example:
     try:
         return item.decode()
     except UserError as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 
 Progress = bool | Callable[[float], object]
 """Whether to show a bar on standard error, or a function that is called with the fraction done, 0 to 1."""
@@ -52,7 +52,7 @@ def subrange(progress: Progress, start: float, end: float) -> Progress:
     return (lambda fraction: progress(start + fraction * (end - start))) if callable(progress) else progress
 
 
-def batches(dataset, size: int, label: str, progress: Progress) -> Iterator[list[Item]]:
+def batches(dataset, size: int, label: str, progress: Progress) -> Iterator[list[Example]]:
     """The items of `dataset` in order, `size` at a time."""
     with counter(len(dataset), label, progress) as update:
         for start in range(0, len(dataset), size):

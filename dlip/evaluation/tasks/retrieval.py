@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dlip.data.batch import Item
+from dlip.data.batch import Example
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, percent, subrange
 from dlip.evaluation.tasks.ranking import Nearest, nearest, reranked
 from dlip.models.tasks import Reranker
@@ -157,7 +157,7 @@ def rank(
     return RetrievalResult(*directions, image_id, caption_image, captions)
 
 
-def encode_images(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Item], Tensor]]:
+def encode_images(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Example], Tensor]]:
     """Batches of the items that have captions, with their image states [B, P+1, Di]."""
     for items in batches(dataset, batch_size, "retrieval: images", progress):
         if items := [item for item in items if item.captions]:

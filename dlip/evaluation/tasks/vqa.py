@@ -14,7 +14,7 @@ from torch import Tensor
 from dlip.common.errors import UserError
 from dlip.common.text import one_line
 from dlip.data.answers import normalize
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, percent
 from dlip.models.generate import generate
 from dlip.models.token_ids import next_tokens
@@ -137,7 +137,7 @@ def score(answers: list[str], questions: list[Question]) -> tuple[dict, list[flo
     return {"accuracy": percent(accuracies), "mean_by_type": mean_by_type, "by_type": by_type}, accuracies
 
 
-def blind_baseline(train: Iterable[Item], test: Iterable[Item]) -> dict:
+def blind_baseline(train: Iterable[Example], test: Iterable[Example]) -> dict:
     """Metrics of `score` for answers without seeing the image: the most frequent ones in `train`.
 
     Most frequent for questions of the same type with the same first three words, else of the same type, else for all.
@@ -154,7 +154,7 @@ def blind_baseline(train: Iterable[Item], test: Iterable[Item]) -> dict:
     return score([answers.most_common(1)[0][0] for answers in known], questions)[0]
 
 
-def answered_questions(items: Iterable[Item]) -> list[Question]:
+def answered_questions(items: Iterable[Example]) -> list[Question]:
     """All questions that have answers, in order."""
     return [question for item in items for question in item.questions if question.answers]
 

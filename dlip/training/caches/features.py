@@ -9,7 +9,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from dlip.data.batch import Batch, Item
+from dlip.data.batch import Batch, Example
 from dlip.data.collate import Collate
 from dlip.data.quarantine import without_image
 from dlip.models.med import Med
@@ -79,12 +79,12 @@ class WithoutImages:
     """A dataset whose items have no images. A process reads the texts of each once and keeps them."""
 
     def __init__(self, dataset):
-        self.dataset, self._items = dataset, dict[int, Item]()
+        self.dataset, self._items = dataset, dict[int, Example]()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Example:
         if i not in self._items:
             self._items[i] = without_image(self.dataset, i)
         return self._items[i]

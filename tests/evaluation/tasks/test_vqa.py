@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dlip.common.errors import UserError
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Example, Question
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation.tasks import vqa
 from dlip.evaluation.tasks.vqa import best_answers, blind_baseline, log_likelihood, score, soft_accuracy
@@ -46,8 +46,8 @@ def test_accuracy_overall_and_by_type():
     assert untyped["mean_by_type"] == untyped["accuracy"] == 50
 
 
-def item(*questions: tuple[str, str, str]) -> Item:
-    return Item(None, 0, [], [Question(text, [answer], type) for text, answer, type in questions])
+def item(*questions: tuple[str, str, str]) -> Example:
+    return Example(None, 0, [], [Question(text, [answer], type) for text, answer, type in questions])
 
 
 def test_blind_baseline():
