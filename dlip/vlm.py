@@ -14,12 +14,13 @@ from dlip.common.text import plural
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import ImageInput, as_list, load_image
-from dlip.models.composite import Composite, HasAbilities
+from dlip.models.composite import Composite
 from dlip.models.dual_encoder import DualEncoder
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import pack
 from dlip.models.generate import beam_search, generate
 from dlip.models.med import Med
+from dlip.models.protocol import Model
 
 if TYPE_CHECKING:
     from dlip.export.optimize import Optimized
@@ -35,6 +36,9 @@ class VLM:
 
     def __init__(self, med: Med | DualEncoder | Composite, tokenizer: Tokenizer | StockTokenizer, name: str = "model"):
         self.med, self.tokenizer, self.name = med, tokenizer, name
+        med.tokenizer = tokenizer
+        for member in med.members:
+            member.tokenizer = member.tokenizer or tokenizer
 
     @classmethod
     def load(cls, name: str | Path) -> "VLM":
@@ -89,40 +93,36 @@ class VLM:
         """Side of the largest square that one of its models reads, in px."""
         return max(med.config.image_size for med in self.med.members)
 
-    def tokenizer_of(self, med: HasAbilities) -> Tokenizer | StockTokenizer:
-        """The tokenizer of `med`; models of a composite may differ in it."""
-        return med.tokenizer or self.tokenizer
-
-    def tokenize(self, texts: Iterable[str], med: HasAbilities | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(self, texts: Iterable[str], med: Model | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids int64 [N, T] and mask bool [N, T] as `med` reads them, truncated to its longest text."""
         med = med or self.med
-        ids, mask = self.tokenizer_of(med).encode(list(texts), max_length=med.config.max_text)
+        ids, mask = med.tokenizer.encode(list(texts), max_length=med.config.max_text)
         return ids.to(self.device), mask.to(self.device)
 
-    def words_read(self, text: str, med: HasAbilities | None = None) -> int:
+    def words_read(self, text: str, med: Model | None = None) -> int:
         """Number of words, separated by spaces, that `med` reads of a text before it is truncated."""
         med = med or self.med
         longest = med.config.max_text
         ends = [0, *(word.end() for word in re.finditer(r"\S+", text))]
         beginnings = [text[:end] for end in ends[: longest + 1]]
-        ids, _ = self.tokenizer_of(med).encode([*beginnings, text, f"{text} a"], max_length=longest)
+        ids, _ = med.tokenizer.encode([*beginnings, text, f"{text} a"], max_length=longest)
         if not ids[-1].equal(ids[-2]):  # there is room for more
             return len(ends) - 1
         return next((words for words in range(len(beginnings)) if ids[words].equal(ids[-2])), longest)
 
-    def unknown_words(self, text: str, med: HasAbilities | None = None) -> list[str]:
+    def unknown_words(self, text: str, med: Model | None = None) -> list[str]:
         """Words, separated by spaces, in which the vocabulary of `med` lacks a character."""
-        words, unknown = text.split(), self.tokenizer_of(med or self.med).unknown_id
+        words, unknown = text.split(), (med or self.med).tokenizer.unknown_id
         ids, _ = self.tokenize(words, med)
         return [word for word, tokens in zip(words, ids, strict=True) if unknown in tokens.tolist()]
 
     @torch.no_grad()
-    def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
+    def image_states(self, images: Iterable[ImageInput], med: Model | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
         med = (med or self.med.model_for_states("image")).eval()
         return med.encode_image(self.pixels(images, med))
 
-    def pixels(self, images: Iterable[ImageInput], med: HasAbilities):
+    def pixels(self, images: Iterable[ImageInput], med: Model):
         """Images as `med.encode_image` reads them. Raises UserError if an image cannot be read."""
         return med.preprocess([load_image(image) for image in images])
 
@@ -160,7 +160,7 @@ class VLM:
         if top_p is None and n > num_beams:
             raise UserError(f"{plural(num_beams, 'beam')} cannot give {n} captions of an image; use {n} or more")
         med = self.med.model_for("lm").eval()
-        tokenizer = self.tokenizer_of(med)
+        tokenizer = med.tokenizer
         words = med.config.prompt_ids if prompt is None else tokenizer.encode([prompt])[0][0, 1:-1].tolist()
         if len(words) + 1 >= med.config.max_positions:
             raise UserError(f"the prompt has {len(words)} tokens; give at most {med.config.max_positions - 2}")
@@ -181,7 +181,7 @@ class VLM:
         if not images:
             return []
         med, *inputs = self._answer_inputs(images, questions)
-        return self.tokenizer_of(med).decode(generate(med, *inputs, num_beams, MAX_ANSWER_TOKENS))
+        return med.tokenizer.decode(generate(med, *inputs, num_beams, MAX_ANSWER_TOKENS))
 
     @torch.inference_mode()
     def top_answers(
@@ -196,7 +196,7 @@ class VLM:
             return []
         ranked, (med, *inputs) = [], self._answer_inputs(images, questions)
         for finished in beam_search(med, *inputs, k, MAX_ANSWER_TOKENS):
-            answers = self.tokenizer_of(med).decode([row for _, row in finished])
+            answers = med.tokenizer.decode([row for _, row in finished])
             probabilities = [math.exp(mean * (len(row) - 1)) for mean, row in finished]  # the first token is [DEC]
             ranked.append(sorted(zip(answers, probabilities, strict=True), key=lambda answer: -answer[1]))
         return ranked

@@ -210,6 +210,7 @@ def test_long_texts_are_truncated(tiny, images):
     assert tiny.words_read(long) == tiny.med.config.max_text - 2
     assert [tiny.words_read(text) for text in (" a red\ncircle ", "", "half a \ud800 character")] == [3, 0, 4]
     short = Med(replace(tiny.med.config, max_text=12))  # one of several in a composite
+    short.tokenizer = tiny.tokenizer
     assert tiny.words_read(long, short) == 10
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dlip.common.text import three_digits
 from dlip.data.transforms import as_pil
-from dlip.models.composite import HasAbilities
+from dlip.models.protocol import Model
 from dlip.plots.html import environment, image_tag
 from dlip.vlm import VLM
 
@@ -91,7 +91,7 @@ def pace(times: float) -> str:
     return f"{times:.1f} times as fast as" if times > 1 else f"{1 / times:.1f} times slower than"
 
 
-def reading_note(vlm: VLM, med: HasAbilities, noun: str, texts: Sequence[str]) -> str:
+def reading_note(vlm: VLM, med: Model, noun: str, texts: Sequence[str]) -> str:
     """A sentence if one of the texts is longer than `med` of `vlm` reads, or has words that it does not know; else
     empty."""
     for text in texts:

@@ -16,7 +16,7 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
-from dlip.models.composite import Composite, HasAbilities
+from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.dual_encoder import FAMILIES, DualEncoder
 from dlip.models.fast.precision import precision
@@ -39,9 +39,9 @@ def save_model(
     extra: further entries of config.json. half: store fp32 weights in fp16. shard_mb: size of a file in MB above which
     weights are split over several. Raises UserError for a packed model, a dual encoder and a composite.
     """
-    if isinstance(med, DualEncoder):
+    if med.stock:
         raise UserError("a CLIP or SigLIP cannot be saved as a model of dlip; copy its own folder")
-    if isinstance(med, Composite):
+    if len(med.members) > 1:
         raise UserError("a model made of several cannot be saved as one; save each by itself")
     tensors, folder = weights(med), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,19 +67,10 @@ def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokeniz
     Raises UserError if there is no such model, or if its files do not fit each other.
     """
     models = [_load_one(one) for one in split_names(name)]
-    if len(models) > 1 and not any(isinstance(model, Med) for model in models):
+    if len(models) > 1 and all(model.stock for model in models):
         raise UserError(f"{name} has no BLIP, and of several CLIPs or SigLIPs only one could rank; name one of them")
-    tokenizer = next((model for model in models if isinstance(model, Med)), models[0]).tokenizer
-    mark_own_tokens(models, tokenizer)
+    tokenizer = next((model for model in models if not model.stock), models[0]).tokenizer
     return (models[0] if len(models) == 1 else Composite(models)), tokenizer
-
-
-def mark_own_tokens(models: list[HasAbilities], tokenizer: Tokenizer | StockTokenizer) -> None:
-    """Set `own_tokens` of models whose vocabulary differs from `tokenizer`'s, and of every dual encoder."""
-    for model in models:
-        model.own_tokens = isinstance(model, DualEncoder) or (
-            model.tokenizer is not tokenizer and model.tokenizer.fast.get_vocab() != tokenizer.fast.get_vocab()
-        )
 
 
 def _load_one(name: str) -> Med | DualEncoder:

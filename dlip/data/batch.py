@@ -68,6 +68,8 @@ class Batch:
     """float32 [B, P', C']: what the frozen stages of the image backbone make of the images, read in their place."""
     captions: list[str | None] | None = None
     """The captions as text, None for an image without one, for models of another vocabulary than that of `ids`."""
+    vocabulary: str | None = None
+    """Of `ids` (`Tokenizer.vocabulary`); None for that of any model."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,7 +100,8 @@ class Batch:
         """This batch with the ids and mask of another tokenizer; it must carry `captions`."""
         ids, mask = tokenizer.encode([caption or "" for caption in self.captions], max_length=max_text)
         mask[[caption is None for caption in self.captions], 1:] = False
-        return replace(self, ids=ids.to(self.image_id.device), mask=mask.to(self.image_id.device))
+        ids, mask = ids.to(self.image_id.device), mask.to(self.image_id.device)
+        return replace(self, ids=ids, mask=mask, vocabulary=tokenizer.vocabulary)
 
 
 def squares(images: Iterable[Image.Image | np.ndarray], size: int) -> torch.Tensor:

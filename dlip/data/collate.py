@@ -69,6 +69,7 @@ class Collate:
             torch.tensor(caption_index),
             views=torch.full((len(items),), view) if self.views else None,
             captions=captions,
+            vocabulary=self.tokenizer.vocabulary,
         )
 
     def _question_pairs(self, questions: list[Question], rng: np.random.Generator) -> list[tuple[str, str]]:

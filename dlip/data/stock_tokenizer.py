@@ -27,6 +27,8 @@ class StockTokenizer:
         self.pad_id: int = stock.pad_token_id
         self.unknown_id: int | None = None if stock.unk_token_id == stock.eos_token_id else stock.unk_token_id
         """None where every text has tokens, as in CLIP."""
+        self.vocabulary = f"{type(stock).__name__} {id(stock)}"
+        """That of no other tokenizer."""
 
     @classmethod
     def load(cls, folder: Path, fixed_length: bool) -> "StockTokenizer":

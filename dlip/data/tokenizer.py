@@ -1,8 +1,10 @@
 """WordPiece with BERT's normalization; its vocabulary comes from the data or a checkpoint, nothing is downloaded."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -32,6 +34,11 @@ class Tokenizer:
         fast.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]
         )
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """SHA-256 of all tokens and their ids: equal for tokenizers whose ids mean the same."""
+        return hashlib.sha256(json.dumps(sorted(self.fast.get_vocab().items())).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.fast.get_vocab_size()

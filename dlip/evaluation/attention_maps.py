@@ -24,10 +24,10 @@ from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
 from dlip.data.transforms import ImageInput
 from dlip.evaluation.tasks.base import percent
-from dlip.models.composite import TRAINED_BY, HasAbilities
 from dlip.models.features import Trace
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
+from dlip.models.protocol import TRAINED_BY, Model
 from dlip.models.token_ids import first_token, with_prompt
 from dlip.vlm import VLM
 
@@ -288,13 +288,13 @@ def cross_attention_maps(
     return [trace.get("cross", i)[:, :, before:].roll(1, 2) for i in layers]
 
 
-def word_weights(vlm: VLM, texts: Sequence[str], med: HasAbilities) -> Tensor:
+def word_weights(vlm: VLM, texts: Sequence[str], med: Model) -> Tensor:
     """Weights [N, W, T] that average the tokens of `vlm.texts` of these texts and `med` into words; rows sum to 1.
 
     W: number of words between spaces in the longest text; a row is 0 where a text has no such word, or it was cut off.
     Punctuation counts only in a word that has nothing else.
     """
-    fast = vlm.tokenizer_of(med).fast
+    fast = med.tokenizer.fast
     fast.enable_truncation(med.config.max_text)
     encodings = fast.encode_batch([*map(replace_surrogates, texts)])
     starts = [[word.start() for word in re.finditer(r"\S+", text)] for text in texts]
@@ -338,7 +338,7 @@ def _batches(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _read_words(vlm: VLM, text: str, med: HasAbilities, no_word: str) -> tuple[list[str], Tensor]:
+def _read_words(vlm: VLM, text: str, med: Model, no_word: str) -> tuple[list[str], Tensor]:
     """The W words of a text that `med` reads, and their weights of its tokens, [W, T]."""
     pool = word_weights(vlm, [text], med)[0]
     known = (pool.sum(1) > 0).nonzero()

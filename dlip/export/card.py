@@ -46,7 +46,7 @@ def card(
 def transformers_card(task: str, vlm: VLM, med: Med, record: dict, stock_class: str, license: str | None) -> str:
     """The card of one task's model in stock transformers. med: the model that does the task."""
     config = med.config
-    prompt = vlm.tokenizer_of(med).decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
+    prompt = med.tokenizer.decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
     return card(
         "transformers.md", vlm, record, "transformers", [task], license, task=task, title=TITLES[task], config=config,
         prompt=prompt, stock_class=stock_class,

@@ -225,7 +225,7 @@ def parts_of(vlm: VLM) -> tuple[dict[str, tuple[Med, set]], dict[str, str]]:
     for ability in ABILITIES:
         try:
             med = require_fp32_blip(vlm.med.model_for(ability).eval(), "export")
-            if med.own_tokens:
+            if not med.reads(vlm.tokenizer.vocabulary):
                 raise UserError("this model has another vocabulary than those exported with it; export it by itself")
             members.setdefault(id(med), (med, set()))[1].add(ability)
         except UserError as reason:

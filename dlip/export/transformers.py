@@ -69,7 +69,7 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
                 bos_token_id=c.dec_id, eos_token_id=c.sep_id, pad_token_id=c.pad_id,
                 no_repeat_ngram_size=c.no_repeat_ngram_size if task == "captioning" else 0,
             )  # fmt: skip
-        stock_processor = processor(vlm.tokenizer_of(med), med.config, task)
+        stock_processor = processor(med.tokenizer, med.config, task)
         card = transformers_card(task, vlm, med, record, CLASSES[task].__name__, license)
 
         def write(folder: Path, stock=stock, stock_processor=stock_processor, card=card) -> None:

@@ -19,9 +19,9 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.transforms import as_pil
-from dlip.models.composite import HasAbilities
 from dlip.models.features import Features, Trace, Want
 from dlip.models.grid_resize import normalized
+from dlip.models.protocol import Model
 from dlip.models.tasks import SOURCES
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DualEncoderConfig:
         return self.image_size // self.patch_size
 
 
-class DualEncoder(HasAbilities, nn.Module):
+class DualEncoder(Model, nn.Module):
     """An image encoder and a text encoder that meet in ITC alone.
 
     Image states are [B, 1+P, Di]: a token for the whole image (CLIP's class token, SigLIP's pooled patches), then the
@@ -75,7 +75,7 @@ class DualEncoder(HasAbilities, nn.Module):
     """
 
     abilities = frozenset({"itc"})
-    own_tokens = True
+    stock = True
     class_token = False
 
     def __init__(self, model: "PreTrainedModel", tokenizer: StockTokenizer, image_processor: "BaseImageProcessor"):
@@ -189,7 +189,10 @@ class DualEncoder(HasAbilities, nn.Module):
     def project_text(self, states: Tensor) -> Tensor:
         return F.normalize(self.text_head(states[:, 0]).float(), dim=-1)  # [N, E]
 
-    def forward(self, batch: Batch, want: Want, pairs=None, image: None = None) -> Features:
+    def reads(self, vocabulary: str | None) -> bool:
+        return False
+
+    def features(self, batch: Batch, want: Want, pairs=None, image: None = None) -> Features:
         """Compute what `want` names of images, captions and ITC.
 
         pairs and image: not read, as there is no ITM, and outputs of a model with its own tokens are not cached.

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from dlip.common import distributed
 from dlip.data.batch import Batch
 from dlip.models.attention_kernel import attend
-from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 from dlip.models.features import Features, Trace, Want
 from dlip.models.grid_resize import normalized
 from dlip.models.patches import PatchEmbeddings
+from dlip.models.protocol import Model
 from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import first_token, next_tokens, trim, with_prompt
 
@@ -259,7 +259,7 @@ class TextDecoder(nn.Module):
 # --- the whole model --------------------------------------------------------------------------------------------------
 
 
-class Med(HasAbilities, nn.Module):
+class Med(Model, nn.Module):
     """Multimodal mixture of encoder and decoder, of any width, depth and number of heads.
 
     If image and text widths differ, a linear bridge maps question states [.., Dt] to the width that the decoder's
@@ -346,14 +346,9 @@ class Med(HasAbilities, nn.Module):
         ids = first_token(ids, self.config.dec_id)
         return self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)  # [N, T, D]
 
-    def forward(
+    def features(
         self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None, image: Tensor | None = None
     ) -> Features:
-        """Compute what `want` names: each source at most once, and only those that are needed.
-
-        pairs: (image rows, text rows) that ITM reads, the B matching pairs first; a student mines hard negatives itself
-        (None) and passes them to its teacher. image: precomputed image states [B, P+1, Di], read instead of pixels.
-        """
         batch = self.tokenized(batch)
         abilities, traces = want.abilities, {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         out = Features(traces=traces, mask=batch.caption_mask, image_id=batch.image_id, temp=self.temp)

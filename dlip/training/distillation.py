@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlip.checkpoints.load import mark_own_tokens
 from dlip.common import distributed
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
-from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.features import Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
+from dlip.models.protocol import Model
 from dlip.training.caches.features import FeatureCache
 from dlip.training.config import TrainConfig
 from dlip.training.terms import BY_TOKEN, distills, terms_text
@@ -38,7 +37,7 @@ LAST_LAYERS = ((-1, -1),)
 class Teacher(nn.Module):
     """A frozen model: always in eval mode, without gradients."""
 
-    def __init__(self, med: HasAbilities):
+    def __init__(self, med: Model):
         super().__init__()
         self.med = med.requires_grad_(False).eval()
         self.feature_cache: FeatureCache | None = None
@@ -118,7 +117,7 @@ def projection(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
-def _owner(teacher: HasAbilities, term: str) -> HasAbilities | None:
+def _owner(teacher: Model, term: str) -> Model | None:
     """The model of a teacher that a term compares with; None if no model was trained for it."""
     kind, name = term.split(".")
     try:
@@ -133,7 +132,7 @@ class Distiller(nn.Module):
     weights: term -> weight; terms of weight 0 are not computed. layers: source -> pairs (teacher layer, student layer)
     to compare, by default the last ones. learn_teacher_projection: project both sides, as in the paper, into a space as
     wide as the teacher; False compares with the teacher's own states, a target that cannot collapse. center_states:
-    hr.* compares `centered` states.
+    hr.* compares `centered` states. vocabulary: of the student's tokenizer.
 
     Raises UserError where `layers` names a layer that a model does not have, and MissingAbility where a teacher has no
     weights for a source.
@@ -142,18 +141,19 @@ class Distiller(nn.Module):
     def __init__(
         self,
         student: ModelConfig,
-        teacher: HasAbilities,
+        teacher: Model,
         weights: dict[str, float],
         layers: dict | None = None,
         learn_teacher_projection: bool = True,
         center_states: bool = False,
+        vocabulary: str | None = None,
     ):
         super().__init__()
         self.terms = distills(weights)
         self.layers, self.grid, self.center_states = layers or {}, student.grid, center_states
         self.student_projections, self.teacher_projections = nn.ModuleDict(), nn.ModuleDict()
         teachers = {source: teacher.model_for_states(source) for source, _ in self.want("teacher").layers}
-        self.pooled_text = "text" in teachers and teachers["text"].own_tokens
+        self.pooled_text = "text" in teachers and not teachers["text"].reads(vocabulary)
         for source in (term.removeprefix("hr.") for term in self.terms if term.startswith("hr.")):
             width = "image_width" if source == "image" else "text_width"
             student_width, teacher_width = getattr(student, width), getattr(teachers[source].config, width)
@@ -173,13 +173,11 @@ class Distiller(nn.Module):
         Raises UserError where the teacher was not trained for a term, or a term compares tokens of different
         vocabularies, or captions after different prompts.
         """
-        for model in teacher.med.members:
-            model.tokenizer = teacher.tokenizer_of(model)
-        mark_own_tokens(teacher.med.members, student.tokenizer)
-        terms = distills(config.weights)
+        vocabulary, terms = student.tokenizer and student.tokenizer.vocabulary, distills(config.weights)
         owners = {term: _owner(teacher.med, term) for term in terms}
         missing = [term for term, owner in owners.items() if owner is None]
-        by_token = [term for term, owner in owners.items() if owner and owner.own_tokens and term in BY_TOKEN]
+        foreign = [term for term, owner in owners.items() if owner and not owner.reads(vocabulary)]
+        by_token = [term for term in foreign if term in BY_TOKEN]
         refused = []
         if missing:
             refused.append(f"the teacher was not trained for {', '.join(missing)}")
@@ -191,7 +189,7 @@ class Distiller(nn.Module):
             raise UserError(f"{', and '.join(refused)}; leave these terms out{instead}")
         distiller = cls(
             student.med.config, teacher.med, config.weights, config.layers, config.learn_teacher_projection,
-            config.center_states,
+            config.center_states, vocabulary,
         )  # fmt: skip
         if any("decoder" in term or term == "kd.lm" for term in terms):
             if teacher.med.model_for("lm").config.prompt_ids != student.med.config.prompt_ids:

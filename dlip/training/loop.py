@@ -32,7 +32,6 @@ from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import require_fp32_blip, warn_if_emulated
-from dlip.models.med import Med
 from dlip.training.caches.features import FeatureCache, WithoutImages
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
@@ -236,7 +235,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         if not terms:
             raise UserError("no term of hr.*, at.* or kd.* has a weight; set one, or drop the teacher")
         Distiller.between(student, teacher, config)
-        if config.cache and (len(teacher.med.members) > 1 or teacher.med.own_tokens):
+        if config.cache and (len(teacher.med.members) > 1 or not teacher.med.reads(student.tokenizer.vocabulary)):
             raise UserError("outputs of a teacher of several checkpoints, or of another vocabulary, cannot be cached; "
                             "train without the cache")  # fmt: skip
     if (config.cache or config.feature_views) and not hasattr(dataset, "fingerprint"):
@@ -269,7 +268,7 @@ def frozen_backbones(student: VLM, teacher: VLM | None, config: TrainConfig) -> 
     """The models that read images in every step by a backbone whose first stages at least are not trained."""
     all_trained = config.backbone_lr and not config.backbone_stages
     frozen = [None if config.cache else teacher, None if all_trained else student]
-    return [vlm for vlm in frozen if vlm and isinstance(vlm.med, Med) and vlm.med.config.image_backbone]
+    return [vlm for vlm in frozen if vlm and vlm.med.config.image_backbone]
 
 
 def check_data(dataset, config: TrainConfig) -> None:

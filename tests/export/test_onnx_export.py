@@ -259,7 +259,8 @@ def test_members_of_a_composite_have_their_own_graphs(tiny, tmp_path, monkeypatc
 def test_members_of_another_vocabulary_are_skipped(tiny, tmp_path, monkeypatch):
     untraced(monkeypatch)
     meds = [Med(tiny.med.config) for _ in range(2)]
-    meds[0].abilities, meds[1].abilities, meds[1].own_tokens = frozenset({"itc"}), frozenset({"lm"}), True
+    meds[0].abilities, meds[1].abilities = frozenset({"itc"}), frozenset({"lm"})
+    meds[1].tokenizer = Tokenizer.train(["another vocabulary"], 40)
     monkeypatch.setattr(VLM, "load", lambda name: VLM(Composite(meds), tiny.tokenizer, name))
     folders, skipped = onnx_export.to_onnx("a+b", tmp_path)
     assert "another vocabulary" in skipped["lm"] and Runner(folders["onnx"]).abilities == {"itc"}

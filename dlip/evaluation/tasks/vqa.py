@@ -46,7 +46,7 @@ def run(
             ids, mask = vlm.tokenize((q.text for q in batch), med)
             states = med.question_states(med.fuse_with(cross, ids, mask, torch.tensor(rows, device=ids.device)))
             prompt = ids.new_full((len(ids), 1), med.config.dec_id)
-            generated += vlm.tokenizer_of(med).decode(generate(med, states, mask, prompt, num_beams, MAX_ANSWER_TOKENS))
+            generated += med.tokenizer.decode(generate(med, states, mask, prompt, num_beams, MAX_ANSWER_TOKENS))
             if answers:
                 ranked += [answers[i] for i in best_answers(vlm, states, mask, answers)]
             questions += batch
@@ -82,7 +82,7 @@ def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int =
     model reads.
     """
     med = vlm.med.model_for("vqa")
-    ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer_of(med).encode(answers, first="[DEC]"))  # [C, A]
+    ids, ids_mask = (x.to(states.device) for x in med.tokenizer.encode(answers, first="[DEC]"))  # [C, A]
     if ids.shape[1] > (limit := med.config.max_positions):
         longest = answers[ids_mask.sum(1).argmax()]
         raise UserError(f"the answer {one_line(longest)!r} is longer than the {limit} tokens that this model reads")

@@ -6,7 +6,6 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.common.torch_private import onednn_has_bf16
-from dlip.models.composite import Composite
 from dlip.models.fast.linear import Linear, refuse_packed
 from dlip.models.med import Med
 
@@ -60,9 +59,9 @@ def precision(med: Med) -> str:
 
 def require_fp32_blip(med: Med, purpose: str) -> Med:
     """Return the model if it is a MED in fp32. Raises UserError if not."""
-    if isinstance(med, Composite):
+    if len(med.members) > 1:
         raise UserError(f"{purpose} does not support a model made of several; name one of them")
-    if not isinstance(med, Med):
+    if med.stock:
         raise UserError(f"{purpose} does not support a CLIP or SigLIP; use the stock classes of transformers")
     if (lowered := precision(med)) != "fp32":
         raise UserError(f"the model is in {lowered}, which {purpose} does not support; use the fp32 original")
