@@ -107,7 +107,7 @@ def images(rng: random.Random, folder: Path):
     rows = [{"filename": name, "split": "train", "sentences": [{"raw": "a thing"}]} for name in names]
     (folder / "captions.json").write_text(json.dumps({"images": rows}))
     dataset = data.open(folder, "train", on_error="skip")
-    dataset.verify()
+    dataset.check_images()
     kept = {about.name: i for i, about in enumerate(dataset.annotations)}
     if names[0] not in kept:
         yield "the good image was skipped"

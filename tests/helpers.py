@@ -13,6 +13,7 @@ import torch
 
 from app.served import served
 from dlip.data.batch import Batch
+from dlip.data.dataset import Examples
 from dlip.models.med import Med
 from dlip.records.migration import NEW_OPTIONS
 from dlip.records.write import new_record
@@ -22,12 +23,11 @@ TINY_BACKBONE = "scenes-student:image_backbone=tf_efficientnet_lite0,image_size=
 """A small size with an image backbone."""
 
 
-class ListDataset(list):
-    """A data set of these items."""
+class ListDataset(Examples):
+    """A data set of these examples."""
 
-    def __init__(self, items=(), name: str = "mine", split: str = "test"):
-        super().__init__(items)
-        self.name, self.split = name, split
+    def __init__(self, examples=(), name: str = "mine", split: str = "test"):
+        super().__init__(examples, name, split)
 
 
 ONE_PAIR = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image": 0}], "captioning": [], "vqa": []}

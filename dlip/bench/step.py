@@ -21,7 +21,6 @@ from dlip.common.errors import UserError
 from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.texts import texts_of
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import VOCABULARY_IMAGES, new_model, new_student
 from dlip.models.config import ModelConfig
@@ -167,5 +166,5 @@ def random_model(size: str | ModelConfig) -> VLM:
 
 def bert_sized_tokenizer(dataset) -> Tokenizer:
     """A tokenizer of the data's words, filled up with unused ones to the size of BERT's vocabulary."""
-    texts = texts_of(dataset, VOCABULARY_IMAGES)
+    texts = dataset.texts(VOCABULARY_IMAGES)
     return Tokenizer.train(chain(texts, (f"w{i}" for i in range(VOCABULARY))), VOCABULARY)

@@ -63,7 +63,7 @@ def data_shard(options: DataShard) -> None:
     opened = {}
     for split in options.splits or data_sets.splits(options.name):
         opened[split] = data_sets.open(options.name, split, on_error=options.on_error)
-        data_sets.verify(opened[split])
+        opened[split].verify()
     written = write_shards(options.out, opened, options.images)
     lines = [f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]]
     options.show(written, "\n".join(lines))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from dlip import data as data_sets
 from dlip.common.text import one_line, plural
+from dlip.data import sources
 from dlip.data.annotation import HUMAN
-from dlip.data.quarantine import EmptySplitError, encoded_item
+from dlip.data.quarantine import EmptySplitError
 from dlip.data.shards.dataset import BadSampleError
 
 KINDS = {
@@ -49,15 +49,12 @@ def check(name: str) -> dict:
             faults[_kind(fault)].append(fault)
         for i in tqdm(range(len(dataset)), f"reading {split}", leave=False, disable=None):
             try:
-                fault = dataset.image_fault(i) if getattr(dataset, "remote", False) else None  # verify skips these
-                item = None if fault else encoded_item(dataset, i)
+                item, image = dataset.without_image(i), dataset.image_bytes(i)
             except BadSampleError as error:
-                fault = str(error)
-            if fault:
-                faults["corrupt images or shards"].append(fault)
+                faults["corrupt images or shards"].append(str(error))
                 continue
-            here = f"{item.name} ({split})"
-            digest = hashlib.blake2b(item.data, digest_size=16).digest()
+            here = f"{dataset.image_name(i)} ({split})"
+            digest = hashlib.blake2b(image, digest_size=16).digest()
             same_bytes, same_id = (seen.setdefault(key, (here, own)) for key in (digest, (part, item.image_id)))
             for other, what in ((same_bytes, "is"), (same_id, "has the image id of")):
                 if other[0] is not here:
@@ -78,11 +75,11 @@ def check(name: str) -> dict:
 
 def every_split(name: str) -> Iterator[tuple[str, tuple[str, str], object]]:
     """Every split of a data set: what to call it, its part and split, and the verified data, or why there are none."""
-    names = data_sets.dataset_names(name)
-    for part, split in [(one, split) for one in names for split in data_sets.splits(one)]:
+    names = sources.dataset_names(name)
+    for part, split in [(one, split) for one in names for split in sources.splits(one)]:
         try:
-            dataset = data_sets.open(part, split, on_error="skip")
-            dataset.verify()
+            dataset = sources.open(part, split, on_error="skip")
+            dataset.check_images()
         except EmptySplitError as error:
             dataset = error
         yield split if len(names) == 1 else f"{part} {split}", (part, split), dataset

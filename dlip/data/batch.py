@@ -26,8 +26,9 @@ class Example:
 
     image: Image.Image | np.ndarray | None
     """An image of any mode, or its pixels as uint8 [H, W, 3]; None where no model needs it."""
-    image_id: int
-    """Equal for equal images, so that another caption of an image is never taken for a negative."""
+    image_id: int | None = None
+    """Equal for equal images, so that another caption of an image is never taken for a negative. A list numbers those
+    that have none."""
     captions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     tags: np.ndarray | None = None

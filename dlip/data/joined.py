@@ -2,23 +2,24 @@
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, chain
 
 import numpy as np
 
 from dlip.data.batch import Example
-from dlip.data.loader import epoch_order
-from dlip.data.quarantine import EncodedItem, encoded_item, image_id_from_name, without_image
+from dlip.data.dataset import DataSet
+from dlip.data.quarantine import image_id_from_name
 
 
-class JoinedDatasets:
+class JoinedDatasets(DataSet):
     """The same split of several datasets, one after the other.
 
     Image ids are made anew, so that no two datasets share one. Tags are dropped, since their meaning differs.
     """
 
-    def __init__(self, datasets: list):
+    def __init__(self, datasets: list[DataSet]):
         self.datasets, self.split = datasets, datasets[0].split
         self.name = "+".join(dataset.name for dataset in datasets)
 
@@ -40,27 +41,41 @@ class JoinedDatasets:
         item = self.datasets[which][place]
         return replace(item, image_id=_joined_id(which, item.image_id), tags=None)
 
-    def encoded_item(self, i: int) -> EncodedItem:
-        """Image i as stored."""
-        which, place = self._locate(i)
-        item = encoded_item(self.datasets[which], place)
-        return replace(item, image_id=_joined_id(which, item.image_id))
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset[str]().union(*(dataset.fields for dataset in self.datasets)) - {"tags"}
 
-    def text_item(self, i: int) -> Example:
-        """Image i's texts alone."""
+    def without_image(self, i: int) -> Example:
         which, place = self._locate(i)
-        item = without_image(self.datasets[which], place)
+        item = self.datasets[which].without_image(place)
         return replace(item, image_id=_joined_id(which, item.image_id), tags=None)
 
-    def verify(self, images: int | None = None) -> None:
-        """Verify every dataset; `images` counts over all of them. Raises UserError as they do."""
+    def image_name(self, i: int) -> str:
+        which, place = self._locate(i)
+        return self.datasets[which].image_name(place)
+
+    def image_bytes(self, i: int) -> bytes:
+        which, place = self._locate(i)
+        return self.datasets[which].image_bytes(place)
+
+    def check_images(self, images: int | None = None) -> None:
+        """Check every data set; `images` counts over all of them."""
         for dataset, start in zip(self.datasets, self.starts, strict=False):
-            dataset.verify(None if images is None else max(0, images - start))
+            dataset.check_images(None if images is None else max(0, images - start))
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""
         counts = [dataset.counts() for dataset in self.datasets]
         return {noun: sum(count[noun] for count in counts) for noun in counts[0]}
+
+    def texts(self, images: int) -> Iterator[str]:
+        """The texts of the first `images` images of each data set."""
+        return chain.from_iterable(dataset.texts(images) for dataset in self.datasets)
+
+    def first(self, limit: int) -> "JoinedDatasets":
+        """An equal share of each data set, fewer images where one is smaller."""
+        share, rest = divmod(limit, len(self.datasets))
+        return JoinedDatasets([dataset.first(share + (i < rest)) for i, dataset in enumerate(self.datasets)])
 
     def fingerprint(self) -> str:
         """Hash of the datasets' fingerprints."""
@@ -70,9 +85,7 @@ class JoinedDatasets:
         """A permutation for one epoch: the datasets evenly mixed, each in its own order."""
         orders = []
         for which, (dataset, start) in enumerate(zip(self.datasets, self.starts, strict=False)):
-            own = getattr(dataset, "order", None)
-            items = own(seed, epoch) if own else epoch_order(len(dataset), seed, epoch)
-            orders.append((which, start + np.asarray(items, dtype=np.int64)))
+            orders.append((which, start + np.asarray(dataset.order(seed, epoch), dtype=np.int64)))
         turns = np.repeat([which for which, _ in orders], [len(items) for _, items in orders])
         np.random.default_rng((seed, epoch)).shuffle(turns)
         mixed = np.empty(len(turns), np.int64)

@@ -11,12 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-
-
-def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of the items, another one every epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(length, generator=generator).tolist()
+from dlip.data.dataset import epoch_order
 
 
 @dataclass

@@ -1,9 +1,8 @@
 """What datasets on disk share: faults are fatal or quarantined, and images can be had as they are stored."""
 
 import hashlib
-import io
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 
 from tqdm import tqdm
@@ -13,7 +12,8 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
 from dlip.data.batch import Example, Question
-from dlip.data.transforms import as_pil, read_image
+from dlip.data.dataset import DataSet
+from dlip.data.transforms import read_image
 
 SUFFIX_OF_FIRST_BYTES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif",
@@ -38,38 +38,13 @@ class EncodedItem:
     writers: dict[str, str] = field(default_factory=dict)
     """Caption -> name of the model that wrote it; others are human."""
 
-    @property
-    def suffix(self) -> str:
-        """Suffix for the format of `data`: .jpg, .png, ...; .img for an unknown one."""
-        return next((suffix for start, suffix in SUFFIX_OF_FIRST_BYTES.items() if self.data.startswith(start)), ".img")
-
     def decode(self) -> Example:
         """Raise UserError if the image cannot be decoded."""
         image = read_image(self.name, self.data)
         return Example(image, self.image_id, self.captions, self.questions, writers=self.writers)
 
 
-def encoded_item(dataset, i: int) -> EncodedItem:
-    """Example i of any dataset with its image as an encoded file; pixels become a PNG."""
-    if hasattr(dataset, "encoded_item"):
-        return dataset.encoded_item(i)
-    item, data = dataset[i], io.BytesIO()
-    as_pil(item.image).save(data, "PNG")
-    name = f"{dataset.split}-{i}"
-    return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
-
-
-def without_image(dataset, i: int) -> Example:
-    """Image i's texts alone; an image that is stored is not decoded, nor read where texts are in memory."""
-    if hasattr(dataset, "text_item"):
-        return dataset.text_item(i)
-    if not hasattr(dataset, "encoded_item"):
-        return replace(dataset[i], image=None)
-    item = dataset.encoded_item(i)
-    return Example(None, item.image_id, item.captions, item.questions, writers=item.writers)
-
-
-class QuarantineMixin:
+class QuarantineMixin(DataSet):
     """Fault handling of a dataset: on_error "fatal" raises at the first faults, "skip" quarantines them in `faults`."""
 
     def __init__(self, name: str, where: str, split: str, on_error: str):
@@ -88,7 +63,26 @@ class QuarantineMixin:
         """Restrict the dataset to these images."""
         raise NotImplementedError
 
-    def verify(self, images: int | None = None) -> None:
+    @property
+    def fields(self) -> frozenset[str]:
+        counts = self.counts()
+        return frozenset(noun for noun in ("captions", "questions") if counts[noun])
+
+    def encoded_item(self, i: int) -> EncodedItem:
+        """Image i as stored."""
+        raise NotImplementedError
+
+    def without_image(self, i: int) -> Example:
+        item = self.encoded_item(i)
+        return Example(None, item.image_id, item.captions, item.questions, writers=item.writers)
+
+    def image_name(self, i: int) -> str:
+        return self.encoded_item(i).name
+
+    def image_bytes(self, i: int) -> bytes:
+        return self.encoded_item(i).data
+
+    def check_images(self, images: int | None = None) -> None:
         """Decode every image once, so that none fails later, and quarantine those that fail.
 
         images: where faults are fatal, decode only this many, the first ones. Skipped ones are replaced by later ones,
@@ -135,7 +129,7 @@ class AnnotatedImages(QuarantineMixin):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def text_item(self, i: int) -> Example:
+    def without_image(self, i: int) -> Example:
         """Image i's texts alone."""
         about = self.annotations[i]
         return Example(None, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
@@ -145,6 +139,11 @@ class AnnotatedImages(QuarantineMixin):
         captions = sum(len(about.captions) for about in self.annotations)
         questions = sum(len(about.questions) for about in self.annotations)
         return {"images": len(self), "captions": captions, "questions": questions}
+
+
+def image_suffix(data: bytes) -> str:
+    """Suffix for the format of an image file's content: .jpg, .png, ...; .img for an unknown one."""
+    return next((suffix for start, suffix in SUFFIX_OF_FIRST_BYTES.items() if data.startswith(start)), ".img")
 
 
 def image_id_from_name(name: str) -> int:

@@ -1,10 +1,9 @@
-"""The texts of a dataset, and how well a vocabulary covers them."""
+"""How well a vocabulary covers the texts of a data set."""
 
 import warnings
-from collections.abc import Iterator
 from itertools import islice
 
-from dlip.data.quarantine import without_image
+from dlip.data.dataset import DataSet
 from dlip.data.tokenizer import Tokenizer
 
 CHECKED_TEXTS = 1000
@@ -12,19 +11,9 @@ TOLERATED = 0.02
 """Share of unknown tokens, or of truncated texts, above which `warn_of_lost_texts` warns."""
 
 
-def texts_of(dataset, images: int) -> Iterator[str]:
-    """Captions, questions and answers of at most `images` images, of each of joined datasets."""
-    for part in getattr(dataset, "datasets", [dataset]):
-        for i in range(min(images, len(part))):
-            item = without_image(part, i)
-            yield from item.captions
-            for question in item.questions:
-                yield from (question.text, *question.answers)
-
-
-def warn_of_lost_texts(dataset, tokenizer: Tokenizer, max_text: int) -> None:
+def warn_of_lost_texts(dataset: DataSet, tokenizer: Tokenizer, max_text: int) -> None:
     """Warn where the vocabulary lacks many characters of the first texts, or many exceed `max_text` tokens."""
-    ids, mask = tokenizer.encode(list(islice(texts_of(dataset, CHECKED_TEXTS), CHECKED_TEXTS)))
+    ids, mask = tokenizer.encode(list(islice(dataset.texts(CHECKED_TEXTS), CHECKED_TEXTS)))
     if not mask.any():
         return
     unknown = ((ids == tokenizer.unknown_id).sum() / mask.sum()).item()

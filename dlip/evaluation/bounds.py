@@ -32,7 +32,7 @@ def bounds(
 
     train: what the blind guesser knows; by default all of `TRAIN_SPLIT`. Raises UserError for data other than scenes.
     """
-    if not hasattr(dataset, "scene"):
+    if not dataset.has_scenes:
         raise UserError(f"bounds need the ground truth of scenes, which {dataset.name} lacks; drop --bounds")
     train = Scenes(TRAIN_SPLIT) if train is None else train
     items = [dataset[i] for i in range(len(dataset))]

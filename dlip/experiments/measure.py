@@ -56,7 +56,7 @@ def measure(
         model.med.to(machine.device())
     metrics = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = metrics.pop("items")
-    if hasattr(dataset, "scene") and attention_maps.measurable(vlm):
+    if dataset.has_scenes and attention_maps.measurable(vlm):
         metrics["attention"] = attention_maps.measure(
             vlm, dataset, teacher=teacher if teacher and attention_maps.measurable(teacher) else None
         )
@@ -80,7 +80,7 @@ def open_verified(data: DataConfig) -> tuple:
     Raises UserError where it cannot be read.
     """
     dataset = data_sets.open(data.name, data.split or held_out(data.name, "--"), data.limit, data.on_error)
-    return dataset, {dataset.split: len(data_sets.verify(dataset))}
+    return dataset, {dataset.split: len(dataset.verify())}
 
 
 def evaluate_model(

@@ -4,7 +4,6 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-from dlip import data as data_sets
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.evaluation.tasks import evaluate
@@ -18,9 +17,7 @@ from dlip.vlm import VLM
 def measurable_tasks(vlm: VLM, dataset) -> tuple[str, ...]:
     """The tasks that the model can be evaluated at on the data. Raises UserError where there is none."""
     tasks = tuple(
-        name
-        for name, task in TASKS.items()
-        if task.abilities[0] in vlm.med.abilities and data_sets.has_field(dataset, task.data)
+        name for name, task in TASKS.items() if task.abilities[0] in vlm.med.abilities and task.data in dataset.fields
     )
     if not tasks:
         raise UserError(

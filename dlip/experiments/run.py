@@ -17,7 +17,7 @@ from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.data.stock_tokenizer import StockTokenizer
-from dlip.data.texts import texts_of, warn_of_lost_texts
+from dlip.data.texts import warn_of_lost_texts
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.config import ExperimentConfig
 from dlip.experiments.history import history, models_of
@@ -48,7 +48,7 @@ FROM_TEACHER = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_position
 
 def train_tokenizer(dataset) -> Tokenizer:
     """A tokenizer trained on the texts of a data set."""
-    return Tokenizer.train(texts_of(dataset, VOCABULARY_IMAGES), VOCABULARY_SIZE)
+    return Tokenizer.train(dataset.texts(VOCABULARY_IMAGES), VOCABULARY_SIZE)
 
 
 def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **changes) -> VLM:
@@ -114,7 +114,7 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     if config.weights == VLP:
         config = config.replace(weights=VLP | HR | AT)
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
-    data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
+    data = data_sets.as_dataset(data, train_split(data))
     if not isinstance(student, VLM):
         student = student_for(student, teacher, config, data)
     else:
@@ -159,7 +159,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     val = test
     if config.eval_every and test.split != "val" and "val" in data_sets.splits(test_data):
         val = data_sets.open(test_data, "val", config.eval_items, data.on_error)
-    watched = data_sets.first(val, config.eval_items)
+    watched = val.first(config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
     tokenizer_model = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
     if experiment.tokenizer and isinstance(tokenizer_model.tokenizer, StockTokenizer):
@@ -174,7 +174,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     reads_data = tokenizer_model is None or isinstance(tokenizer_model.tokenizer, StockTokenizer)
     student, skipped = None if reads_data else initialized(), Counter[str]()
     for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
-        skipped[one.split] += len(data_sets.verify(one))
+        skipped[one.split] += len(one.verify())
     student = student or initialized()
     if verify:
         warn_of_lost_texts(dataset, student.tokenizer, student.med.config.max_text)

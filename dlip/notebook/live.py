@@ -125,7 +125,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     config = experiment.train
     tokenizer_model = VLM.load(experiment.tokenizer or experiment.teacher)
     dataset = data_sets.open(experiment.data.name, experiment.data.split)
-    data_sets.verify(dataset)
+    dataset.verify()
     student = student_for(size, tokenizer_model, config, dataset, experiment.init_from)
     student.med.abilities |= {"itc", "lm", "vqa"}  # also untrained; re-ranking by an untrained itm would hide itc
     with TemporaryDirectory(prefix="dlip-") as folder:

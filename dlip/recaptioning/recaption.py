@@ -17,7 +17,7 @@ from dlip.common.text import plural
 from dlip.data.annotation import Annotation
 from dlip.data.folders.dataset import Folder
 from dlip.data.folders.write import write_annotations
-from dlip.data.quarantine import encoded_item, image_id_from_name
+from dlip.data.quarantine import image_id_from_name, image_suffix
 from dlip.recaptioning.config import SelectionConfig, WritingConfig
 from dlip.recaptioning.journal import Journal
 from dlip.recaptioning.selection import mix, select
@@ -111,7 +111,7 @@ def _open(name: str, splits: tuple[str, ...], on_error: str) -> dict:
     datasets = {}
     for split in dict.fromkeys((*splits, *there)):
         datasets[split] = data_sets.open(name, split, on_error=on_error, uncaptioned=True)
-        data_sets.verify(datasets[split])
+        datasets[split].verify()
     return datasets
 
 
@@ -161,7 +161,7 @@ def _own_annotation(folder: Path, dataset, split: str, i: int) -> Annotation:
         own = dataset.annotations[i]
         return Annotation(own.name, split, list(own.captions), own.questions, writers=dict(own.writers))
     images.mkdir(exist_ok=True)
-    item = encoded_item(dataset, i)
-    name = f"{split}-{i:09}{item.suffix}"
-    (images / name).write_bytes(item.data)
+    item, data = dataset.without_image(i), dataset.image_bytes(i)
+    name = f"{split}-{i:09}{image_suffix(data)}"
+    (images / name).write_bytes(data)
     return Annotation(name, split, list(item.captions), item.questions, writers=dict(item.writers))

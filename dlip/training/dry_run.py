@@ -98,7 +98,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, student.med.config.max_text, questions=config.questions)
     sampler = ResumableBatchSampler(
-        len(dataset), config.batch_size, 1, config.seed, config.accumulate, order=getattr(dataset, "order", None)
+        len(dataset), config.batch_size, 1, config.seed, config.accumulate, order=dataset.order
     )
     device = machine.device()
     batch = collate([dataset[i] for _, i in next(iter(sampler))]).to(device)

@@ -27,7 +27,6 @@ from tqdm import tqdm
 from dlip.common import distributed, machine
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.data import has_field
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
 from dlip.models.fast.linear import refuse_packed
@@ -114,7 +113,7 @@ def _train(
     main, device = accelerator.is_main_process, accelerator.device
     if device.type == "cpu":
         machine.keep_freed_memory()
-    tags = dataset[0].tags
+    tags = dataset[0].tags if "tags" in dataset.fields else None
     learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device)
     start = distributed.run_on_main(
         lambda: run.start(student, config, about | {"inputs": run_inputs(student, teacher, dataset)})
@@ -127,7 +126,7 @@ def _train(
 
     batches = ResumableBatchSampler(
         len(dataset), config.batch_size, config.steps, config.seed, config.accumulate, start,
-        accelerator.process_index, accelerator.num_processes, getattr(dataset, "order", None),
+        accelerator.process_index, accelerator.num_processes, dataset.order,
     )  # fmt: skip
     image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
@@ -238,9 +237,6 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         if config.cache and (len(teacher.med.members) > 1 or not teacher.med.reads(student.tokenizer.vocabulary)):
             raise UserError("outputs of a teacher of several checkpoints, or of another vocabulary, cannot be cached; "
                             "train without the cache")  # fmt: skip
-    if (config.cache or config.feature_views) and not hasattr(dataset, "fingerprint"):
-        raise UserError(f"caches need to know the data; give {type(dataset).__name__} a method fingerprint, or train "
-                        "without them")  # fmt: skip
     if config.feature_views and not frozen_backbones(student, teacher, config):
         raise UserError(
             "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "
@@ -277,11 +273,12 @@ def check_data(dataset, config: TrainConfig) -> None:
     Some images may have captions and others questions: each term learns from those that have what it needs.
     """
     needs = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
-    tags = dataset[0].tags
-    available = {"images": True, "tags": tags is not None and len(tags) > 0}
     for noun, term in needs.items():
-        if not (available[noun] if noun in available else has_field(dataset, noun)):
-            raise UserError(f"the term {term} needs {noun}, which {dataset.name} does not have; set its weight to 0")
+        if noun not in dataset.fields | {"images"}:
+            raise UserError(
+                f"the term {term} needs {noun}, which {dataset.name} does not have (the first without is image 0); set "
+                "its weight to 0"
+            )
     if len(dataset) < config.batch_size:
         raise UserError(
             f"{dataset.name} {dataset.split} has {plural(len(dataset), 'image')}, fewer than a batch of "

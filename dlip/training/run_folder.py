@@ -74,7 +74,7 @@ def run_inputs(student: VLM, teacher: VLM | None, dataset) -> dict:
     return {
         "teacher": teacher and weights_hash(teacher), "start": weights_hash(student),
         "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
-        "data": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,  # a user's own class may lack it
+        "data": dataset.fingerprint(),
         "images": len(dataset), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "releases": package_versions(), "gpu": here["gpu"], "instructions": here["instructions"],
         "code": code_version(),

@@ -8,7 +8,6 @@ from dlip.bench import backends as benchmark
 from dlip.bench import step
 from dlip.bench.backends import Cell, difference, limit_s
 from dlip.common.errors import UserError
-from dlip.data.texts import texts_of
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_student
 from dlip.export import backends
@@ -74,7 +73,7 @@ def test_backends_take_turns_in_processes(monkeypatch):
     monkeypatch.setattr(benchmark, "RANDOM", (small,))
     monkeypatch.setattr(benchmark, "SHIPPED", ())
     monkeypatch.setattr(benchmark, "BATCHES", (2,))
-    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset, 50), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(dataset.texts(50), 200))
     names = ("stock", "dlip", "dlip, packed")
     monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
     record = bench.bench("backends", rounds=1)

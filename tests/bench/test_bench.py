@@ -18,7 +18,6 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.texts import texts_of
 from dlip.data.tokenizer import Tokenizer
 from dlip.export import onnx_export, optimize
 from dlip.models.config import ModelConfig
@@ -175,7 +174,7 @@ def test_demo_runs_in_its_own_process(code, monkeypatch):
 
 def test_reranking_variants_rank_the_same(monkeypatch):
     monkeypatch.setattr(reranking, "K", 3)
-    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset, 50), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(dataset.texts(50), 200))
     monkeypatch.setattr(reranking, "random_model", lambda size: step.random_model("scenes-student"))
     settings, rows = reranking.run(rounds=1, images=6)
     names = ["stock", "plain", "here", "products", "attention", "copies and casts", "all others"]
@@ -204,7 +203,7 @@ def test_search_at_growing_sizes(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     name = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
-    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset, 50), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(dataset.texts(50), 200))
     monkeypatch.setattr(modules, "SIZES", (name,))
     monkeypatch.setattr(growth, "SIZE", name)
     monkeypatch.setattr(growth, "DEFAULTS", dict(batch=1, image_size=48, tokens=4, beams=2))

@@ -19,8 +19,8 @@ from dlip import records
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError
-from dlip.data import FirstN
 from dlip.data.collate import Collate
+from dlip.data.dataset import FirstN
 from dlip.data.folders.dataset import Folder
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes

@@ -12,7 +12,6 @@ from PIL import Image
 from dlip.data.batch import Example, Question
 from dlip.data.collate import MAX_SHIFT, Collate, shift
 from dlip.data.folders.dataset import Folder
-from dlip.data.texts import texts_of
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import resize_square
 from dlip.models.features import Want
@@ -261,7 +260,7 @@ def test_real_photographs_make_a_batch():
     if not path.is_dir():
         pytest.skip("shared/data, the real photographs, is not here")
     folder = Folder(path, "val")
-    tokenizer = Tokenizer.train(texts_of(folder, len(folder)), 1000)
+    tokenizer = Tokenizer.train(folder.texts(len(folder)), 1000)
     batch = Collate(tokenizer, 96, augment=True, flip=True)([folder[i] for i in range(8)])
     assert batch.images.shape == (8, 3, 96, 96) and len(batch.image_id.unique()) == 8
     assert batch.mask.sum(1).min() > 4 and batch.captioned.all()

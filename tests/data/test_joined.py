@@ -11,12 +11,11 @@ from PIL import Image
 from dlip import data
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data import sources
 from dlip.data.audit import check
 from dlip.data.joined import JoinedDatasets
-from dlip.data.quarantine import without_image
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.write import write_shards
-from dlip.data.texts import texts_of
 from dlip.experiments.config import DataConfig, ExperimentConfig
 from dlip.experiments.run import new_model, prepare, train_tokenizer
 from dlip.training.config import TrainConfig
@@ -64,13 +63,13 @@ def test_a_limit_takes_an_equal_share_of_each(make, limit, counts):
     assert [i for item in limited for i in item.captions] == [f"shade {i}" for i in range(counts[0])]
     assert sorted(limited.order(0, 0)) == list(range(sum(counts)))
     assert limited.fingerprint() != data.open(name, "train").fingerprint() or limit == 100
-    assert data.verify(limited) == []
+    assert limited.verify() == []
 
 
 def test_images_of_the_same_name_have_different_ids(make):
     joined = data.open(f"{make('one', 3)}+{make('two', 3)}", "train")
     numbers = [item.image_id for item in joined]
-    assert len(set(numbers)) == 6 and [joined.encoded_item(i).image_id for i in range(6)] == numbers
+    assert len(set(numbers)) == 6 and [joined.without_image(i).image_id for i in range(6)] == numbers
 
 
 def test_writers_of_captions_are_kept(make, tmp_path):
@@ -79,8 +78,8 @@ def test_writers_of_captions_are_kept(make, tmp_path):
     (written / "captions.json").write_text(json.dumps({"images": rows}))
     joined = data.open(f"{human}+{written}", "train")
     assert [item.writers for item in joined] == [{}, {}, {"a shade": "m"}]
-    assert joined.encoded_item(2).writers == {"a shade": "m"}
-    assert [without_image(joined, i) for i in range(3)] == [replace(item, image=None) for item in joined]
+    assert joined.without_image(2).writers == {"a shade": "m"}
+    assert [joined.without_image(i) for i in range(3)] == [replace(item, image=None) for item in joined]
     assert check(f"{human}+{written}")["writers"] == {"human": 2, "m": 1}
 
 
@@ -111,11 +110,11 @@ def test_quarantined_image_moves_those_behind_it(make):
         data.open(f"{captioned}+{questioned}", "train").verify()
 
 
-def test_has_field_of_a_limited_dataset(make):
+def test_fields_of_a_limited_dataset(make):
     name = f"{make('captioned', 3)}+{make('questioned', 2, questions=True)}"
-    assert data.has_field(data.open(name, "train"), "questions")
-    assert not data.has_field(data.open(name, "train", limit=1), "questions")
-    assert data.has_field(data.open(name, "train", limit=2), "questions")
+    assert "questions" in data.open(name, "train").fields
+    assert "questions" not in data.open(name, "train", limit=1).fields
+    assert "questions" in data.open(name, "train", limit=2).fields
 
 
 def test_evaluated_images_have_the_trained_fields(make):
@@ -136,7 +135,7 @@ def test_tags_are_dropped(make):
 
 def test_vocabulary_and_training_use_all_datasets(make, tmp_path):
     joined = data.open(f"{make('captioned', 6)}+{make('questioned', 6, questions=True)}", "train")
-    assert {"shade 5", "how much?"} <= set(texts_of(joined, 6))
+    assert {"shade 5", "how much?"} <= set(joined.texts(6))
     torch.manual_seed(0)
     student = new_model(
         "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1", train_tokenizer(joined), 0
@@ -185,7 +184,7 @@ def test_wrong_names(make, tmp_path):
     ],
 )
 def test_plus_within_a_name(name, names):
-    assert len(data.dataset_names(name)) == names
+    assert len(sources.dataset_names(name)) == names
 
 
 def test_audit_reads_every_split_of_every_dataset(make, capsys):

@@ -5,7 +5,8 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
-from dlip.data.loader import EpochItems, ResumableBatchSampler, epoch_order, raise_faults, train_loader
+from dlip.data.dataset import epoch_order
+from dlip.data.loader import EpochItems, ResumableBatchSampler, raise_faults, train_loader
 from dlip.data.scenes.dataset import Scenes
 from tests.helpers import differences
 

@@ -41,29 +41,29 @@ def joined(path: Path, images: str) -> str:
 def test_a_fatal_fault_beyond_the_limit_is_not_found(write: Callable, tmp_path: Path):
     name = write(tmp_path, "gggc")
     dataset = data.open(name, "test", limit=3)
-    assert data.verify(dataset) == []
+    assert not dataset.verify()
     assert dataset.counts() == {"images": 3, "captions": 3, "questions": 0} and len(dataset) == 3
     whole = [part.dataset for part in getattr(dataset, "datasets", [dataset])]
     assert sum(map(len, whole)) == 4  # so that the order of an epoch does not change
-    data.verify(data.open(name, "test", limit=1))
+    data.open(name, "test", limit=1).verify()
     for limit in (4, 9, None):
         with pytest.raises(UserError, match="has 1 fault"):
-            data.verify(data.open(name, "test", limit=limit))
+            data.open(name, "test", limit=limit).verify()
 
 
 @pytest.mark.parametrize("write", [folder, shards, joined])
 def test_other_images_take_the_place_of_skipped_ones(write: Callable, tmp_path: Path):
     dataset = data.open(write(tmp_path, "cgcgg"), "test", limit=2, on_error="skip")
     with pytest.warns(UserWarning, match="skipped 2 faults"):
-        data.verify(dataset)
+        dataset.verify()
     assert len([*dataset]) == len(dataset) == 2  # all can be decoded
     assert dataset.counts() == {"images": 2, "captions": 2, "questions": 0}
 
 
 def test_limited_scenes():
     dataset = data.open("scenes", "val", limit=3)
-    assert data.verify(dataset) == [] and dataset.counts() == {"images": 3, "captions": 15, "questions": 18}
-    assert data.FirstN(dataset, 2).counts()["images"] == 2
+    assert not dataset.verify() and dataset.counts() == {"images": 3, "captions": 15, "questions": 18}
+    assert dataset.first(2).counts()["images"] == 2
 
 
 def test_an_image_missing_beyond_the_limit_has_no_part_in_the_fingerprint(tmp_path: Path):

@@ -8,7 +8,7 @@ from dlip import data
 from dlip.data.batch import Example
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.texts import texts_of, warn_of_lost_texts
+from dlip.data.texts import warn_of_lost_texts
 from dlip.data.tokenizer import Tokenizer
 from tests.helpers import ListDataset
 
@@ -18,7 +18,7 @@ def test_texts_of_a_limited_dataset_are_those_of_its_images(tmp_path):
     write_folder(tmp_path / "more", {"train": Scenes("train-small", size=6)})
     for name in (str(tmp_path / "set"), f"{tmp_path / 'set'}+{tmp_path / 'more'}"):
         some = data.open(name, "train", limit=2)
-        assert list(texts_of(some, 6)) == [text for i in range(2) for text in texts_of([some[i]], 1)]
+        assert list(some.texts(6)) == [text for i in range(2) for text in ListDataset([some[i]]).texts(1)]
 
 
 def captioned(*captions: str) -> ListDataset:

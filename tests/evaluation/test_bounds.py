@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.data import FirstN
 from dlip.data.batch import Example, Question
+from dlip.data.dataset import FirstN
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.facts import count_facts
 from dlip.data.scenes.truth import caption_facts

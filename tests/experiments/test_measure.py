@@ -8,7 +8,7 @@ import pytest
 
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.data import FirstN
+from dlip.data.dataset import FirstN
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.measure import held_out, measure

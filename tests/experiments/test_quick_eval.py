@@ -108,7 +108,8 @@ def steps_printed(capsys) -> list[int]:
 
 def test_teacher_of_other_tasks_has_no_level(tmp_path):
     """It is trained for captioning alone, the student for VQA."""
-    from dlip.data import FirstN, open
+    from dlip.data import open
+    from dlip.data.dataset import FirstN
     from dlip.experiments.run import new_student
     from dlip.vlm import VLM
 

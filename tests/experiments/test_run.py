@@ -13,7 +13,6 @@ from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.data.texts import texts_of
 from dlip.experiments import run as run_module
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import measure, new_student, prepare, train_tokenizer
@@ -132,7 +131,7 @@ def test_a_run_with_one_loss_leaves_a_record(typed, glanced, tmp_path, monkeypat
 def test_the_scenes_vocabulary_is_closed():
     words = train_tokenizer(Scenes("train-large", size=300))
     unknown = words.fast.token_to_id("[UNK]")
-    ids, _ = words.encode(list(texts_of(Scenes("test", size=50), 50)))
+    ids, _ = words.encode(list(Scenes("test", size=50).texts(50)))
     assert not (ids == unknown).any()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import dlip
 from dlip.common.errors import MissingAbility, UserError
-from dlip.data import FirstN
+from dlip.data.dataset import FirstN
 from dlip.export import optimize as module
 from dlip.export.optimize import Candidate, Optimized, optimize
 from dlip.models.fast import linear

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.data import FirstN
+from dlip.data.dataset import FirstN
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
 from dlip.export.runner_evaluate import EVALUATORS
@@ -43,6 +43,9 @@ class Partly(FirstN):
     def __getitem__(self, i):
         item = super().__getitem__(i)
         return replace(item, questions=[]) if i < 4 else replace(item, captions=[])
+
+    def without_image(self, i):
+        return replace(self[i], image=None)
 
 
 @pytest.fixture

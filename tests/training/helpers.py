@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from dlip.data.batch import Question
+from dlip.data.dataset import FirstN
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 
@@ -13,21 +14,18 @@ TRAIN_SCENES = Scenes("train-small", size=24)
 SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2)
 
 
-class InterruptedDataset:
+class InterruptedDataset(FirstN):
     """Scenes that raise KeyboardInterrupt at the `last` read."""
 
     def __init__(self, dataset: Scenes, last: int):
-        self.dataset, self.left, self.name, self.split = dataset, last, dataset.name, dataset.split
-        self.counts, self.order = dataset.counts, dataset.order
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+        super().__init__(dataset, len(dataset))
+        self.left = last
 
     def __getitem__(self, i: int):
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
-        return self.dataset[i]
+        return super().__getitem__(i)
 
 
 class Sparse(Scenes):

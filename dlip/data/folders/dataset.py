@@ -37,7 +37,7 @@ class Folder(AnnotatedImages):
 
     def __getitem__(self, i: int) -> Example:
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
-        return replace(self.text_item(i), image=read_image(self.root / self.annotations[i].name))
+        return replace(self.without_image(i), image=read_image(self.root / self.annotations[i].name))
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as its file holds it. Raises UserError if the file cannot be read."""

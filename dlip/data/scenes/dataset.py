@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Example
-from dlip.data.loader import epoch_order
+from dlip.data.dataset import DataSet, epoch_order
 from dlip.data.scenes.questions import questions
 from dlip.data.scenes.render import render
 from dlip.data.scenes.text import captions
@@ -22,7 +22,7 @@ CACHED_ITEMS = 8192
 _FINGERPRINTED = 256  # items that represent all of them in a fingerprint
 
 
-class Scenes:
+class Scenes(DataSet):
     """A split of the built-in data. Scene i is a function of (seed, split, i) alone, not of the size.
 
     Splits are disjoint by construction, whatever their seeds: the sum of the objects' left and top edges, modulo the
@@ -30,6 +30,8 @@ class Scenes:
     """
 
     name = "scenes"
+    fields = frozenset({"captions", "questions", "tags"})
+    has_scenes = True
 
     def __init__(self, split: str, seed: int = 0, size: int | None = None):
         """Raise UserError if there is no such split, or if seed or size are out of range."""
@@ -41,7 +43,6 @@ class Scenes:
             raise UserError(f"scenes cannot have {size} images; choose a size from 1 to {_BLOCK}")
         if not 0 <= seed < 2**32:
             raise UserError(f"the seed of scenes cannot be {seed}; choose one from 0 to {2**32 - 1}")
-        self.faults: list[str] = []
         self._place = DISJOINT_SPLITS.index(split.removesuffix("-5k"))
         self._first = (seed * len(DISJOINT_SPLITS) + self._place) * _BLOCK
 
@@ -80,9 +81,6 @@ class Scenes:
             item = self[i]
             digest.update(item.image.tobytes() + repr((item.captions, item.questions)).encode())
         return digest.hexdigest()
-
-    def verify(self, images: int | None = None) -> None:
-        """Do nothing: generated images are never broken."""
 
 
 @lru_cache(maxsize=CACHED_ITEMS)

@@ -115,13 +115,10 @@ class Shards(QuarantineMixin):
         """Whether some shards are on the web, so that their faults are found only when they are read."""
         return any(is_url(shard.source) for shard in self.shards)
 
-    def verify(self, images: int | None = None) -> None:
-        """Decode images once and quarantine those that fail, unless some shards are on the web.
-
-        images: as in `QuarantineMixin`. Raises UserError if faults are fatal or nothing is left.
-        """
+    def check_images(self, images: int | None = None) -> None:
+        """Check images, unless some shards are on the web."""
         if not self.remote:
-            super().verify(images)
+            super().check_images(images)
 
     def order(self, seed: int, epoch: int) -> list[int]:
         """A permutation of the samples for one epoch; samples of one shard stay near each other."""

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_atomically, write_json
 from dlip.data.annotation import check_split
-from dlip.data.quarantine import EncodedItem, encoded_item
+from dlip.data.batch import Example
+from dlip.data.quarantine import image_suffix
 from dlip.data.shards.naming import INDEX
 
 IMAGES_PER_SHARD = 1000
@@ -53,10 +54,11 @@ def _write_shard(path: Path, dataset, places: range) -> dict[str, int]:
     def write(temporary: Path) -> None:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for i in tqdm(places, path.name, leave=False, disable=None):
-                item = encoded_item(dataset, i)
+                item, image = dataset.without_image(i), dataset.image_bytes(i)
                 counts["captions"] += len(item.captions)
                 counts["questions"] += len(item.questions)
-                for suffix, data in ((item.suffix, item.data), (".json", json.dumps(_texts(item)).encode())):
+                about = json.dumps(_texts(item, dataset.image_name(i))).encode()
+                for suffix, data in ((image_suffix(image), image), (".json", about)):
                     member = tarfile.TarInfo(f"{i:09}{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -65,8 +67,8 @@ def _write_shard(path: Path, dataset, places: range) -> dict[str, int]:
     return counts | {"bytes": path.stat().st_size}
 
 
-def _texts(item: EncodedItem) -> dict:
+def _texts(item: Example, name: str) -> dict:
     """The JSON beside an image."""
     questions = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in item.questions]
-    about = {"image_id": item.image_id, "name": item.name, "captions": item.captions, "questions": questions}
+    about = {"image_id": item.image_id, "name": name, "captions": item.captions, "questions": questions}
     return about | ({"writers": item.writers} if item.writers else {})

@@ -7,8 +7,7 @@ import torch
 
 from dlip.common import machine
 from dlip.common.errors import MissingAbility, UserError, check_at_least
-from dlip.data import first_with
-from dlip.data import open as open_data
+from dlip.data.sources import as_dataset
 from dlip.data.transforms import as_list
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
@@ -61,7 +60,7 @@ def evaluate(
     if isinstance(model, str | Path):
         model = VLM.load(model)
         model.med.to(machine.device())
-    data = open_data(data, split) if isinstance(data, str | Path) else data
+    data = as_dataset(data, split)
     evaluators = getattr(model, "evaluators", EVALUATORS)
     options = {
         "retrieval": dict(k=k, rerank=rerank),
@@ -75,7 +74,7 @@ def evaluate(
         for i, task in enumerate(tasks):
             part = subrange(progress, i / len(tasks), (i + 1) / len(tasks))
             limited = task != "retrieval" and generate_limit is not None and generate_limit < len(data)
-            images = first_with(data, TASKS[task].data, generate_limit) if limited else data
+            images = data.first_with(TASKS[task].data, generate_limit) if limited else data
             try:
                 evaluated = evaluators[task](model, images, batch_size=batch_size, progress=part, **options[task])
             except (MetricUnavailable, MissingAbility) as reason:

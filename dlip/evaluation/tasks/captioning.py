@@ -45,7 +45,7 @@ def run(
         raise MetricUnavailable("the data have no captions")
     metrics, ciders, notes = score(captions, references, java)
     rows = [dict(image_id=i, caption=c, cider=x) for i, c, x in zip(image_id, captions, ciders, strict=True)]
-    if hasattr(dataset, "scene"):
+    if dataset.has_scenes:
         counts = [count_facts(caption, dataset.scene(i)) for i, caption in enumerate(captions)]
         metrics |= facts(sum(counts))
         rows = [row | {"facts": own.tolist()} for row, own in zip(rows, counts, strict=True)]

@@ -82,7 +82,7 @@ def candidates(k: int | None, dataset, abilities: frozenset[str], rerank: Rerank
     """
     if rerank == "itm" and "itm" not in abilities:
         return 0
-    return (16 if hasattr(dataset, "scene") else 128) if k is None else k
+    return (16 if dataset.has_scenes else 128) if k is None else k
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlip.data.batch import Batch, Example
 from dlip.data.collate import Collate
-from dlip.data.quarantine import without_image
+from dlip.data.dataset import DataSet
 from dlip.models.med import Med
 from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.config import CACHE_GB
@@ -75,16 +75,20 @@ class FeatureCache:
         return torch.from_numpy(view[batch.index.cpu().numpy()]).float().to(batch.image_id.device)
 
 
-class WithoutImages:
-    """A dataset whose items have no images. A process reads the texts of each once and keeps them."""
+class WithoutImages(DataSet):
+    """A data set whose examples have no images. A process reads the texts of each once and keeps them."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: DataSet):
         self.dataset, self._items = dataset, dict[int, Example]()
+        self.name, self.split, self.fields = dataset.name, dataset.split, dataset.fields
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> Example:
         if i not in self._items:
-            self._items[i] = without_image(self.dataset, i)
+            self._items[i] = self.dataset.without_image(i)
         return self._items[i]
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()

@@ -17,7 +17,6 @@ from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-from dlip.data.quarantine import without_image
 from dlip.models.features import Features, Trace, Want
 from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import with_prompt
@@ -148,7 +147,7 @@ class TeacherCache(nn.Module):
             self.lengths = read_tensors(path, checked=True)[0]["lengths"].numpy()
         except UserError:  # missing or damaged
             indices = tqdm(range(len(dataset)), "reading captions", leave=False)
-            texts = [without_image(dataset, i).captions for i in indices]
+            texts = [dataset.without_image(i).captions for i in indices]
             if not any(texts):
                 raise UserError(f"{dataset.name} has no captions, which the cache needs; train without it") from None
             self.lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)

@@ -12,7 +12,6 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.folders.dataset import Folder, image_id_from_name, splits
-from dlip.data.texts import texts_of
 from tests.helpers import ROOT
 
 PHOTOS = ROOT.parent / "shared" / "data"
@@ -88,7 +87,7 @@ def test_captions_and_questions_are_joined_by_image(make):
     assert [(r.captions, [q.text for q in r.questions]) for r in folder.annotations] == [
         (["one"], ["a?"]), (["two"], ["c?"]), ([], ["d?", "e?"])
     ]  # fmt: skip
-    assert list(texts_of(folder, 3)) == ["one", "a?", "3", "two", "c?", "2", "d?", "1", "e?", "4"]
+    assert list(folder.texts(3)) == ["one", "a?", "3", "two", "c?", "2", "d?", "1", "e?", "4"]
 
 
 def test_splits_and_counts(make):

@@ -23,7 +23,7 @@ from dlip.data.shards.download import cache_folder
 from dlip.data.shards.naming import expand_braces, shards
 from dlip.data.shards.write import write_shards
 from tests.data.shards.helpers import jpeg, write_tar
-from tests.helpers import ListDataset, differences
+from tests.helpers import differences
 
 
 def captions(dataset) -> list[list[str]]:
@@ -135,10 +135,8 @@ def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
     for order in orders:  # two shards a window, no more
         assert [len({i // 4 for i in order[at : at + 8]}) for at in (0, 8, 16)] == [2, 2, 2]
         assert [i % 4 for i in order[:8]] != [0, 1, 2, 3, 0, 1, 2, 3]
-    first = data.FirstN(dataset, 10)
+    first = dataset.first(10)
     assert first.order(0, 0) == [i for i in orders[0] if i < 10]
-    with pytest.raises(AttributeError):
-        _ = data.FirstN(ListDataset(), 2).order
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dlip.common.errors import UserError
-from dlip.data import FirstN
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
+from dlip.data.dataset import FirstN
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_student

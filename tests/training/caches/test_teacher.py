@@ -18,8 +18,8 @@ from tokenizers.normalizers import BertNormalizer
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock
-from dlip.data import FirstN
 from dlip.data.collate import Collate
+from dlip.data.dataset import FirstN
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
@@ -58,6 +58,9 @@ class SomeSilent(FirstN):
     def __getitem__(self, i):
         item = super().__getitem__(i)
         return replace(item, captions=[]) if i % 3 == 1 or i >= 32 else item
+
+    def without_image(self, i):
+        return replace(self[i], image=None)
 
 
 def collate_for(vlm: VLM) -> Collate:
@@ -199,6 +202,9 @@ def test_data_without_captions_are_refused(teacher, images, tmp_path):
     class Silent(FirstN):
         def __getitem__(self, i):
             return replace(super().__getitem__(i), captions=[])
+
+        def without_image(self, i):
+            return replace(self[i], image=None)
 
     with pytest.raises(UserError, match="scenes has no captions"):
         TeacherCache(tmp_path, Teacher(teacher.med), Silent(images, 8), collate_for(teacher))

@@ -1,0 +1,114 @@
+"""Data sets by name: the built-in scenes, a folder of images with texts, shards, a data set of the hub, or several."""
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from dlip.common.errors import UserError
+from dlip.data.batch import Example
+from dlip.data.dataset import DataSet, Examples
+from dlip.data.joined import JoinedDatasets
+from dlip.data.transforms import as_list
+
+
+def open(
+    name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False
+) -> DataSet:
+    """Open a split of the dataset `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
+
+    limit: use the first images only, as `first` does. on_error: "fatal" raises at an image or text that cannot be used,
+    "skip" quarantines it in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is
+    the split train. Raises UserError if there is no such dataset or split.
+    """
+    names = dataset_names(name)
+    if len(names) > 1 and split not in (shared := splits(name, uncaptioned)):
+        raise UserError(f"the datasets of {name} share no split {split!r}; choose one of: {', '.join(shared)}")
+    datasets = [_kind(part, uncaptioned)[0](part, split, on_error) for part in names]
+    dataset = datasets[0]
+    if len(datasets) > 1:
+        dataset = JoinedDatasets(datasets)
+    return dataset if limit is None else dataset.first(limit)
+
+
+def as_dataset(data: str | Path | DataSet | Iterable[Example], split: str = "train") -> DataSet:
+    """A data set, the one of a name, or a list of examples as one; `split` is that of a name.
+
+    Raises UserError if there is no such data set, or names the first example that cannot be used.
+    """
+    if isinstance(data, DataSet):
+        return data
+    if isinstance(data, str | Path):
+        return open(data, split)
+    examples = list(data)
+    if not examples:
+        raise UserError("the list of examples is empty; give some")
+    for i, example in enumerate(examples):
+        if not isinstance(example, Example):
+            raise UserError(f"example {i} is a {type(example).__name__}; give dlip.data.Example(image, captions=[...])")
+        if not example.captions and not example.questions:
+            raise UserError(f"example {i} has neither captions nor questions; give it some, or leave it out")
+        as_list(example.captions, "caption")
+    return Examples(examples, split=split)
+
+
+def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:
+    """The splits of the dataset `name`; of joined datasets, those that all of them have. uncaptioned: as in `open`.
+
+    Raises UserError if there is no such dataset or no common split.
+    """
+    names = dataset_names(name)
+    of_each = [_kind(part, uncaptioned)[1](part) for part in names]
+    if [] in of_each:
+        raise UserError(f"{names[of_each.index([])]} has no images with texts; its files of annotations are empty")
+    common = [split for split in of_each[0] if all(split in others for others in of_each)]
+    if not common:
+        raise UserError(f"the datasets of {name} have no split in common; rename their splits alike")
+    return common
+
+
+def dataset_names(name: str | Path) -> list[str]:
+    """`photos/flickr8k+photos/coco_vqa` as its names.
+
+    A path that exists is one name, and so is a URL, a pattern or a hub's name with a + in it, unless all its parts are
+    datasets. Raises UserError for an empty name, or one that is given twice.
+    """
+    if not str(name).strip():
+        raise UserError("the name of the data is empty; give scenes, a folder, shards or hub:NAME")
+    names = str(name).split("+")
+    is_one = Path(name).exists() or (re.search(r"^hub:|://|[{*?]", str(name)) and not all(map(_may_exist, names)))
+    if is_one or len(names) == 1:
+        return [str(name)]
+    if not all(names):
+        raise UserError(f"the data {str(name)!r} have an empty name beside a +; name a dataset on both sides of it")
+    if len(set(names)) < len(names):
+        raise UserError(f"the data {str(name)!r} name a dataset twice; name each once")
+    return names
+
+
+def _may_exist(name: str) -> bool:
+    if name == "scenes" or re.match(r"hub:.|https?://", name):
+        return True
+    place = Path(name)
+    return bool(name) and (place.parent.is_dir() if re.search(r"[{*?]", name) else place.exists())
+
+
+def _kind(name: str | Path, uncaptioned: bool):
+    """What opens a split of such a dataset, and what lists its splits; imported on demand."""
+    if str(name) == "scenes":
+        from dlip.data.scenes.dataset import DISJOINT_SPLITS, Scenes
+
+        return lambda _, split, on_error: Scenes(split), lambda _: list(DISJOINT_SPLITS)
+    if str(name).startswith("hub:"):
+        from dlip.data import hub
+
+        return hub.Hub, hub.splits
+    from dlip.data.shards import naming
+
+    if naming.is_shards(name):
+        from dlip.data.shards.dataset import Shards
+
+        return Shards, naming.splits
+    from dlip.data.folders import dataset as folder
+
+    return partial(folder.Folder, uncaptioned=uncaptioned), partial(folder.splits, uncaptioned=uncaptioned)
