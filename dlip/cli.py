@@ -56,7 +56,6 @@ COMMANDS = {
         Command(commands.models, commands.Figures, "dlip models --json sizes.json"),
         Command(data_sets.data, data_sets.Data, "dlip data path/to/flickr8k"),
         Command(data_sets.data_check, data_sets.Data, "dlip data check path/to/flickr8k"),
-        Command(data_sets.data_shard, data_sets.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
         Command(
             data_sets.data_recaption, data_sets.DataRecaption,
             "dlip data recaption path/to/photos --writer Salesforce/blip-image-captioning-base --out runs/written",

@@ -17,7 +17,6 @@ DRILLS = {
     "full": "a full disk at random moments of training, caching, a grid and an export",
     "inputs": "thousands of malformed images, texts, files, checkpoints and commands",
     "killed": "SIGKILL at random moments of training, caching, a grid and an export",
-    "large": "100,000 images with a million captions packed, indexed, searched and trained on, in flat memory",
     "siege": "50 users of the app for five minutes, good and bad, and a kill at the end",
 }
 """Name of a drill and of its module -> what it does."""

@@ -1,6 +1,9 @@
 """Speed of reading images from a folder and from shards, compared with torchvision's ImageFolder."""
 
+import io
+import json
 import random
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -9,8 +12,7 @@ from pkgutil import resolve_name
 from dlip.bench import row
 from dlip.common.errors import UserError
 from dlip.data.folders.dataset import Folder, splits
-from dlip.data.shards.dataset import Shards
-from dlip.data.shards.write import write_shards
+from dlip.data.hub.table import Table
 
 IMAGES = 1000
 
@@ -35,10 +37,16 @@ def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
         links.mkdir(parents=True)
         for i, record in enumerate(files.annotations):  # names that ImageFolder sorts in this order
             (links / f"{i:09}{Path(record.name).suffix}").symlink_to((files.root / record.name).resolve())
-        write_shards(Path(place) / "shards", {split: files})
+        with tarfile.open(Path(place) / f"{split}-0.tar", "w") as tar:
+            for i, link in enumerate(sorted(links.iterdir())):
+                tar.add(link.resolve(), link.name)
+                text = json.dumps({"captions": files.without_image(i).captions or ["none"]}).encode()
+                member = tarfile.TarInfo(f"{link.stem}.json")
+                member.size = len(text)
+                tar.addfile(member, io.BytesIO(text))
         readers = {
             "ImageFolder": image_folder(str(links.parent)),
-            "shards": Shards(Path(place) / "shards", split),
+            "shards": Table(f"{place}/{split}-0.tar", split),
             "folder": files,
         }
         order = random.Random(0).sample(range(len(files)), min(IMAGES, len(files)))

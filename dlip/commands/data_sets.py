@@ -1,4 +1,4 @@
-"""`dlip data`, and its commands `check`, `shard` and `recaption`."""
+"""`dlip data`, and its commands `check` and `recaption`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 from dlip.commands.figures import Figures
 from dlip.common.fields import option
 from dlip.common.options import comma_separated
-from dlip.common.text import one_line, plural
 from dlip.recaptioning.config import SelectionConfig, WritingConfig
 
 
@@ -18,55 +17,28 @@ class Data(Figures):
 
 def data(options: Data) -> None:
     """Count the images and texts of a data set."""
-    from dlip.data import audit
-    from dlip.data.quarantine import EmptySplitError
+    from dlip.data import check
 
     counts, faults = {}, []
-    for split, _, dataset in audit.every_split(options.name):
-        counts[split] = audit.counts(dataset)
-        faults += [str(dataset)] if isinstance(dataset, EmptySplitError) else dataset.faults
-    found = "\n  ".join([plural(len(faults), "fault") + ":" * bool(faults), *map(one_line, faults)])
-    text = "\n".join([*audit.count_lines(counts), found])
+    for split, _, dataset in check.every_split(options.name):
+        counts[split] = dataset.counts()
+        faults += dataset.faults
+    text = "\n".join([*check.count_lines(counts), *check.fault_lines(faults)])
     options.show({"data": options.name, "splits": counts, "faults": faults}, text)
 
 
 def data_check(options: Data) -> None:
     """Report what is wrong with a data set."""
-    from dlip.data import audit
+    from dlip.data.check import check, report
 
-    report = audit.check(options.name)
-    options.show(report, lambda: audit.report(report))
+    result = check(options.name)
+    options.show(result, lambda: report(result))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataWrite(Data):
     on_error: Literal["fatal", "skip"] = "fatal"
     """Stop at faulty images and texts, or skip them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataShard(DataWrite):
-    out: str = option(metavar="FOLDER")
-    """Folder of the shards and their index."""
-    splits: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
-    """Only these splits, comma-separated; by default all."""
-    images: int = option(1000, least=1)
-    """Images per shard."""
-
-
-def data_shard(options: DataShard) -> None:
-    """Pack a data set into shards."""
-    from dlip import data as data_sets
-    from dlip.data.shards.write import check_empty, write_shards
-
-    check_empty(options.out)
-    opened = {}
-    for split in options.splits or data_sets.splits(options.name):
-        opened[split] = data_sets.open(options.name, split, on_error=options.on_error)
-        opened[split].verify()
-    written = write_shards(options.out, opened, options.images)
-    lines = [f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]]
-    options.show(written, "\n".join(lines))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Captions and questions of one image, and the faults among them."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
 """Files are named after splits."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 """Word in the name of a file, a folder or a hub's split -> split."""
+_SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 HUMAN = "human"
 """Writer of a caption for which no model is named."""
 
@@ -24,6 +26,17 @@ def check_split(name: str) -> None:
 def as_text(value) -> str:
     """A value as text, a whole number without a decimal point: tables store counts as floats beside missing values."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def split_in(text: str) -> str | None:
+    """The split that the last such word in a file's name or path stands for: train2014 -> train."""
+    found = _SPLIT_WORD.findall(text)
+    return SPLITS[found[-1]] if found else None
+
+
+def image_id_from_name(name: str) -> int:
+    """53 bits of the hash of an image's name: the same in every run, split and folder, and exact in JSON."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()) >> 11
 
 
 @dataclass

@@ -34,6 +34,8 @@ class DataSet(ABC):
     """Images and texts that were skipped, each beginning with the image's name."""
     has_scenes = False
     """Whether `scene` knows the ground truth of every image."""
+    is_stream = False
+    """Whether it can only be trained on, in the order of its own `examples`."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -95,6 +97,14 @@ class DataSet(ABC):
         indices = (i for i in range(len(self)) if getattr(self.without_image(i), noun))
         return self.first(next((i + 1 for i in islice(indices, count - 1, None)), len(self)))
 
+    def state_dict(self) -> dict:
+        """What a resumed run needs to continue in the data, as JSON; nothing where images are read by index."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where `state_dict` was called."""
+        return None
+
     def check_images(self, images: int | None = None) -> None:
         """Decode the first `images` images, or all, so that none fails later; by default they are known to be good."""
         return None
@@ -122,9 +132,7 @@ class FirstN(DataSet):
 
     @property
     def fields(self) -> frozenset[str]:
-        texts = [noun for noun in ("captions", "questions") if noun in self.dataset.fields]
-        found = {noun for noun in texts if any(getattr(self.without_image(i), noun) for i in range(len(self)))}
-        return self.dataset.fields - {"captions", "questions"} | found
+        return self.dataset.fields & (fields_of(self, len(self)) | {"tags"})
 
     @property
     def faults(self) -> Sequence[str]:
@@ -154,6 +162,14 @@ class FirstN(DataSet):
     def order(self, seed: int, epoch: int) -> list[int]:
         """The data set's own order, without the other images."""
         return [i for i in self.dataset.order(seed, epoch) if i < self.limit]
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs to continue in the data, as JSON; nothing where images are read by index."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where `state_dict` was called."""
+        return None
 
     def check_images(self, images: int | None = None) -> None:
         self.dataset.check_images(len(self) if images is None else min(images, len(self)))
@@ -189,6 +205,17 @@ class Examples(DataSet):
             if example.image is not None:
                 digest.update(np.asarray(load_image(example.image)).tobytes())
         return digest.hexdigest()
+
+
+def fields_of(dataset: DataSet, images: int) -> frozenset[str]:
+    """Which of "captions" and "questions" the first `images` images have."""
+    found = set()
+    for i in range(min(images, len(dataset))):
+        example = dataset.without_image(i)
+        found |= {noun for noun in ("captions", "questions") if getattr(example, noun)}
+        if len(found) == 2:
+            break
+    return frozenset(found)
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:

@@ -8,9 +8,9 @@ from itertools import accumulate, chain
 
 import numpy as np
 
+from dlip.data.annotation import image_id_from_name
 from dlip.data.batch import Example
 from dlip.data.dataset import DataSet
-from dlip.data.quarantine import image_id_from_name
 
 
 class JoinedDatasets(DataSet):

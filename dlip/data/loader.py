@@ -1,9 +1,10 @@
 """Training batches in an order that is a function of the seed, equal in a resumed run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-from dlip.data.dataset import epoch_order
+from dlip.data.dataset import DataSet, epoch_order
 
 
 @dataclass
@@ -63,8 +64,12 @@ class EpochItems(Dataset):
             return epoch, index, fault
 
 
-def train_loader(dataset, batches: ResumableBatchSampler, collate: Collate, workers: int = 0) -> DataLoader:
-    """Batches in the order of `batches`; iterate over `raise_faults` of it."""
+def train_loader(
+    dataset: DataSet, batches: ResumableBatchSampler, collate: Collate, workers: int = 0
+) -> Iterable[Batch | Exception]:
+    """Batches in the order of `batches`, or in a stream's own; iterate over `raise_faults` of it."""
+    if dataset.is_stream:
+        return stream_batches(dataset, batches, collate, workers)
 
     def collate_epoch(samples: list) -> Batch | Exception:
         epochs, indices, items = zip(*samples, strict=True)
@@ -78,7 +83,16 @@ def train_loader(dataset, batches: ResumableBatchSampler, collate: Collate, work
     )  # fmt: skip
 
 
-def raise_faults(loader: Iterator[Batch | Exception]) -> Iterator[Batch]:
+def stream_batches(dataset: DataSet, batches: ResumableBatchSampler, collate: Collate, workers: int) -> Iterator[Batch]:
+    """As many batches as `batches` has, each of the next images of this process's part of a stream."""
+    examples = dataset.examples(batches.seed, batches.rank, batches.world, workers)
+    size = batches.batch_size // batches.accumulate // batches.world
+    for _ in range(len(batches)):
+        epochs, drawn = zip(*islice(examples, size), strict=True)
+        yield replace(collate, epoch=epochs[0])(list(drawn))
+
+
+def raise_faults(loader: Iterable[Batch | Exception]) -> Iterator[Batch]:
     """The batches of a `train_loader`. Raises the UserError or OSError of an item that could not be read."""
     for batch in loader:
         if isinstance(batch, Exception):

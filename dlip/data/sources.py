@@ -94,21 +94,21 @@ def _may_exist(name: str) -> bool:
 
 
 def _kind(name: str | Path, uncaptioned: bool):
-    """What opens a split of such a dataset, and what lists its splits; imported on demand."""
-    if str(name) == "scenes":
+    """What opens a split of such a data set, and what lists its splits; imported on demand."""
+    name = str(name)
+    if name == "scenes":
         from dlip.data.scenes.dataset import DISJOINT_SPLITS, Scenes
 
         return lambda _, split, on_error: Scenes(split), lambda _: list(DISJOINT_SPLITS)
-    if str(name).startswith("hub:"):
-        from dlip.data import hub
+    from dlip.data.folders.layouts import has_annotations
+    from dlip.data.hub import load
 
-        return hub.Hub, hub.splits
-    from dlip.data.shards import naming
-
-    if naming.is_shards(name):
-        from dlip.data.shards.dataset import Shards
-
-        return Shards, naming.splits
+    if load.is_table(name) and not has_annotations(Path(name)):
+        if load.parse(name)[1].get("stream") == "true":
+            from dlip.data.hub.stream import Stream as kind
+        else:
+            from dlip.data.hub.table import Table as kind
+        return kind, load.splits
     from dlip.data.folders import dataset as folder
 
     return partial(folder.Folder, uncaptioned=uncaptioned), partial(folder.splits, uncaptioned=uncaptioned)

@@ -3,10 +3,12 @@
 Source: BLIP's CapFilt (Li et al., arXiv 2201.12086, section 3.3).
 """
 
+import io
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from dlip import data as data_sets
@@ -14,10 +16,9 @@ from dlip.common import machine
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock
 from dlip.common.text import plural
-from dlip.data.annotation import Annotation
+from dlip.data.annotation import Annotation, image_id_from_name
 from dlip.data.folders.dataset import Folder
 from dlip.data.folders.write import write_annotations
-from dlip.data.quarantine import image_id_from_name, image_suffix
 from dlip.recaptioning.config import SelectionConfig, WritingConfig
 from dlip.recaptioning.journal import Journal
 from dlip.recaptioning.selection import mix, select
@@ -162,6 +163,6 @@ def _own_annotation(folder: Path, dataset, split: str, i: int) -> Annotation:
         return Annotation(own.name, split, list(own.captions), own.questions, writers=dict(own.writers))
     images.mkdir(exist_ok=True)
     item, data = dataset.without_image(i), dataset.image_bytes(i)
-    name = f"{split}-{i:09}{image_suffix(data)}"
+    name = f"{split}-{i:09}.{Image.open(io.BytesIO(data)).format.lower()}"
     (images / name).write_bytes(data)
     return Annotation(name, split, list(item.captions), item.questions, writers=dict(item.writers))

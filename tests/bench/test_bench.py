@@ -127,7 +127,7 @@ def test_every_reader_reads_the_same_images(folder, monkeypatch):
     settings, rows = reading.run(str(folder), rounds=2)
     (first, *_) = seen["ImageFolder"]
     assert len(set(first)) == 4
-    assert seen == dict.fromkeys(("ImageFolder", "Shards", "Folder"), [first] * 3)  # a warm-up round, two that count
+    assert seen == dict.fromkeys(("ImageFolder", "Table", "Folder"), [first] * 3)  # a warm-up round, two that count
     assert settings["images"] == 4 and [row["name"] for row in rows] == ["ImageFolder", "shards", "folder"]
     assert all(row["images_per_s"] > 0 for row in rows)
 

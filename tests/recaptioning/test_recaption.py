@@ -8,7 +8,7 @@ from PIL import Image
 from dlip import data
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.data.audit import check
+from dlip.data.check import check
 from dlip.recaptioning import recaption as module
 from dlip.recaptioning.config import SelectionConfig, WritingConfig
 from dlip.recaptioning.recaption import JOURNAL, recaption
@@ -76,22 +76,6 @@ def test_a_data_set_like_any_other(source, writer, tmp_path):
     assert val.without_image(0) == data.open(source, "val").without_image(0)  # the image id too
     audit = check(str(out))
     assert audit["ok"] and audit["writers"] == {"human": 9, writer: count}
-
-
-def test_shards_and_joined_images_keep_the_writer(source, writer, tmp_path):
-    out, shards, again = tmp_path / "out", tmp_path / "shards", tmp_path / "again"
-    make(source, out, writing(writer))
-    assert main(["data", "shard", str(out), "--out", str(shards)]) == 0
-    assert [item.writers for item in data.open(shards, "train")] == [i.writers for i in data.open(out, "train")]
-    make(shards, again, writing(writer, captions=1, beams=1, seed=1), human=0.5)
-    copies = data.open(again, "train")
-    assert not (again / "images").is_symlink() and len(copies) == 5
-    by_bytes = {copies.image_bytes(i): copies[i] for i in range(5)}
-    for i, before in enumerate(data.open(out, "train")):
-        after = by_bytes[(source / "images" / NAMES[i]).read_bytes()]
-        machines = {*before.writers, *after.writers}
-        humans = [text for text in after.captions if text not in machines]
-        assert after.writers and len(humans) == (min(2, len(after.writers)) if i < 4 else 0)
 
 
 @pytest.mark.parametrize("score", ["itm", "itc"])

@@ -3,22 +3,18 @@
 Source: Chen et al., Microsoft COCO Captions (arXiv 1504.00325); Agrawal et al., nocaps (arXiv 1812.08658).
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlip.data.annotation import SPLITS, Annotation, check_split
+from dlip.data.annotation import Annotation, check_split, split_in
 from dlip.data.folders.annotations import image_path, load_json, require
 from dlip.data.folders.images import ImageFiles
-
-_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 
 
 def split_of(stem: str) -> str:
     """captions_train2014 -> train; nocaps_val_4500_captions -> val; captions_mine -> mine."""
-    match = _SPLIT.search(stem)
-    return SPLITS[match[0]] if match else stem.removeprefix("captions_")
+    return split_in(stem) or stem.removeprefix("captions_")
 
 
 def read_coco(file: Path, images: ImageFiles) -> Iterator[Annotation]:

@@ -4,18 +4,18 @@ import hashlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from dlip.common.errors import UserError
-from dlip.data.annotation import Annotation
+from dlip.data.annotation import Annotation, image_id_from_name
 from dlip.data.batch import Example
+from dlip.data.dataset import fields_of
 from dlip.data.folders import layouts
-from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
+from dlip.data.stored import Stored
 from dlip.data.transforms import read_image
 
 
-class Folder(AnnotatedImages):
+class Folder(Stored):
     """One split of a folder; captions and questions of an image are joined.
 
     Faults: an image that is missing or cannot be decoded, an empty caption or question, a question without answer, an
@@ -33,32 +33,45 @@ class Folder(AnnotatedImages):
         super().__init__(self.path.resolve().name, str(path), split, on_error)
         self.root, annotations = layouts.read(self.path, uncaptioned)
         self.annotations, faults = _join(self.path, split, annotations, uncaptioned)
-        self._report(faults)
+        self.report(faults)
 
     def __getitem__(self, i: int) -> Example:
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
         return replace(self.without_image(i), image=read_image(self.root / self.annotations[i].name))
 
-    def encoded_item(self, i: int) -> EncodedItem:
-        """Image i as its file holds it. Raises UserError if the file cannot be read."""
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return fields_of(self, len(self))
+
+    def without_image(self, i: int) -> Example:
         about = self.annotations[i]
-        file = self.root / about.name
+        return Example(None, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
+
+    def image_name(self, i: int) -> str:
+        return self.annotations[i].name
+
+    def image_bytes(self, i: int) -> bytes:
+        """The file of image i. Raises UserError if it cannot be read."""
+        file = self.root / self.annotations[i].name
         try:
-            data = file.read_bytes()
+            return file.read_bytes()
         except OSError as error:
             raise UserError(f"the image {file} cannot be read ({error}); replace or remove it") from error
-        number = image_id_from_name(about.name)
-        return EncodedItem(about.name, number, about.captions, about.questions, data, about.writers)
+
+    def keep(self, kept: list[int]) -> None:
+        self.annotations = [self.annotations[i] for i in kept]
 
     def image_fault(self, i: int) -> str | None:
-        """Why image i cannot be used, None if it can; an image is decoded again only if its file has changed."""
-        name = self.annotations[i].name
+        """As in `Stored`; it names a missing file as such."""
+        name = self.image_name(i)
         try:
-            stat = (self.root / name).stat()
+            (self.root / name).stat()
         except (OSError, ValueError):  # ValueError: an impossible file name
             return f"{name} is missing"
-        reason = _decoding_error(self.root / name, stat.st_mtime_ns, stat.st_size)
-        return reason and f"{name} cannot be read ({reason})"
+        return super().image_fault(i)
 
     def fingerprint(self) -> str:
         """Hash of the texts and of the images' names, sizes and times."""
@@ -105,13 +118,3 @@ def _join(
         if image.captions or image.questions or (uncaptioned and image.split == split)
     ]  # fmt: skip
     return kept, list(dict.fromkeys(faults))
-
-
-@cache
-def _decoding_error(file: Path, mtime_ns: int, size: int) -> str | None:
-    """Why a file cannot be decoded, None if it can."""
-    try:
-        read_image(file)
-    except UserError as error:
-        return str(error.__cause__)
-    return None

@@ -225,18 +225,6 @@ def test_verify_finds_bad_images(make):
     assert len(folder.faults) == len(bad)
 
 
-def test_verify_reads_an_image_once_until_it_changes(make, monkeypatch):
-    path = make([image("a.png", "one"), image("b.png", "two")])
-    read = []
-    monkeypatch.setattr("dlip.data.folders.dataset.read_image", lambda file: read.append(file.name))
-    Folder(path, "train").verify()
-    Folder(path, "train").verify()
-    assert sorted(read) == ["a.png", "b.png"]
-    Image.new("RGB", (40, 30)).save(path / "images" / "b.png")
-    Folder(path, "train").verify()
-    assert sorted(read) == ["a.png", "b.png", "b.png"]
-
-
 def test_pipe_and_device_are_not_read(make):
     """Reading either would never end."""
     path = make([image("a.png", "one"), image("pipe.png", "two"), image("zero.png", "three")])

@@ -1,0 +1,88 @@
+"""What data sets on disk share: their faults are fatal or skipped, and images can be had as they are stored."""
+
+import os
+from abc import abstractmethod
+from multiprocessing.pool import ThreadPool
+
+from tqdm import tqdm
+
+from dlip.common.distributed import raised_by_all, run_on_main
+from dlip.common.errors import UserError
+from dlip.common.text import plural
+from dlip.data.dataset import DataSet
+
+
+class EmptySplitError(UserError):
+    """A split has no usable image."""
+
+
+class Stored(DataSet):
+    """A data set with on_error "fatal", which raises at the first faults, or "skip", which keeps them in `faults`."""
+
+    def __init__(self, name: str, where: str, split: str, on_error: str):
+        """where: the data set as the user named it. Raises UserError if `on_error` is neither "fatal" nor "skip"."""
+        if on_error not in ("fatal", "skip"):
+            raise UserError(f"on_error cannot be {on_error!r}; choose fatal or skip")
+        self.name, self.where, self.split, self.on_error = name, where, split, on_error
+        self.faults: list[str] = []
+
+    @abstractmethod
+    def keep(self, kept: list[int]) -> None:
+        """Restrict the data set to these images."""
+
+    def text_faults(self, i: int) -> list[str]:
+        """Faults of image i's texts that were not found on opening."""
+        return []
+
+    def image_fault(self, i: int) -> str | None:
+        """Why image i cannot be used, beginning with its name; None if it can."""
+        try:
+            self[i]
+        except UserError as error:
+            return f"{self.image_name(i)} cannot be read ({error.__cause__ or error})"
+        return None
+
+    def check_images(self, images: int | None = None) -> None:
+        """Decode every image once, so that none fails later, and skip those that fail.
+
+        images: where faults are fatal, decode only this many, the first ones. Skipped ones are replaced by later ones,
+        so that all are decoded. Of several processes the main one decodes. Raises UserError if faults are fatal or
+        nothing is left.
+        """
+        checked = range(len(self))[: images if self.on_error == "fatal" else None]
+        faults = run_on_main(lambda: self._faults(checked))
+        if len(faults) != len(checked):
+            raise UserError(
+                f"{self.where} has {len(checked):,} images here and {len(faults):,} in the first process; copy it again"
+            )
+        bad = {i for i, (_, usable) in zip(checked, faults, strict=True) if not usable}
+        self.keep([i for i in range(len(self)) if i not in bad])
+        with raised_by_all():
+            self.report([fault for found, _ in faults for fault in found])
+
+    def _faults(self, checked: range) -> list[tuple[list[str], bool]]:
+        """The faults of each image, and whether it can be used all the same."""
+
+        def check(i: int) -> tuple[list[str], bool]:
+            texts, image = self.text_faults(i), self.image_fault(i)
+            if image:
+                return [*texts, image], False
+            example = self.without_image(i)
+            return texts, bool(not texts or example.captions or example.questions)
+
+        with ThreadPool(os.cpu_count()) as pool:  # an executor would make an object for every image beforehand
+            checks = pool.imap(check, checked, chunksize=16)
+            return list(tqdm(checks, "checking images", len(checked), leave=False, disable=None))
+
+    def report(self, faults: list[str]) -> None:
+        """Keep faults that are skipped. Raises UserError if they are fatal, EmptySplitError if nothing is left."""
+        where = f"the {self.split} split of {self.where}"
+        first = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
+        if faults and self.on_error == "fatal":
+            raise UserError(
+                f"{where} has {plural(len(faults), 'fault')}: {first}: correct the data, or skip faults with "
+                f"--on-error skip"
+            )
+        if not len(self):
+            raise EmptySplitError(f"{where} has no usable image left: {first or 'it is empty'}")
+        self.faults += faults
