@@ -10,7 +10,7 @@ __all__ = ["distill", "evaluate", "load"]
 _PUBLIC = {
     "load": "dlip.vlm:VLM.load",
     "distill": "dlip.experiments.run:distill",
-    "evaluate": "dlip.evaluation.tasks:evaluate",
+    "evaluate": "dlip.evaluation.evaluate:evaluate",
 }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.evaluation import disagreement
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 from dlip.evaluation.tasks.base import subrange
 from dlip.models import tasks
 from dlip.plots import disagreement_cards

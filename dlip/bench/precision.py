@@ -14,11 +14,11 @@ from dlip import data as data_sets
 from dlip.bench import alternate, row
 from dlip.checkpoints.load import built_in_models, save_model
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
 from dlip.export.optimize import Candidate, Optimized, optimize
-from dlip.export.runner_evaluate import EVALUATORS
+from dlip.export.runner_evaluate import MeasuredRunner
 from dlip.models.fast.precision import PRECISIONS, convert_precision
 from dlip.records.schema import HEADLINE_SCORES, SCORES, TABLE_SCORES, value_at
 from dlip.vlm import VLM
@@ -42,8 +42,8 @@ def run(rounds: int = 100, images: int = 1000, data: str | None = None) -> tuple
             save_model(models[name].med, fp32.tokenizer, folder / name)
             mb[name] = _megabytes(folder / name / "model.safetensors")
         for name, graphs in export_graphs(MODEL, folder).items():
-            models[name], mb[name] = Runner(graphs, threads), _megabytes(graphs / "weights.bin")
-            models[name].evaluators = EVALUATORS
+            models[name] = MeasuredRunner(Runner(graphs, threads), name)
+            mb[name] = _megabytes(graphs / "weights.bin")
         pixels = [scenes[i].image for i in range(images)]
         times = alternate({name: partial(caption_next, model, cycle(pixels)) for name, model in models.items()}, rounds)
         scored, rows = {name: scores(model, scenes, TABLE_SCORES) for name, model in models.items()}, []

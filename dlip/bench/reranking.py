@@ -49,7 +49,7 @@ def compare(name: str, vlm: VLM, images: int, rounds: int) -> list[dict]:
     variants = {
         "stock": partial(loops, partial(by_stock, stock, vlm.med.config.enc_id), *inputs),
         "plain": partial(loops, partial(by_layers, vlm.med), *inputs),
-        "here": partial(here, vlm.med, *inputs),
+        "here": partial(here, vlm, *inputs),
     }
     times: dict[str, list[float]] = {variant: [] for variant in variants}
     for encoder in (stock.text_encoder, vlm.med.text_encoder):
@@ -69,7 +69,7 @@ def compare(name: str, vlm: VLM, images: int, rounds: int) -> list[dict]:
         for variant, seconds in times.items()
     ]
     part = prepare(vlm, Scenes("test", size=min(images, PROFILED)))
-    return rows + profiled(f"{name}: here", partial(here, vlm.med, *part), 1)
+    return rows + profiled(f"{name}: here", partial(here, vlm, *part), 1)
 
 
 def check_equal(name: str, scores: dict[str, tuple[Tensor, Tensor]], sides: tuple) -> None:
@@ -101,10 +101,10 @@ def prepare(vlm: VLM, dataset) -> tuple:
 
 
 @torch.inference_mode()
-def here(med, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[Tensor, Tensor]:
+def here(vlm: VLM, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[Tensor, Tensor]:
     """ITM match logits of the candidates of images `[I, k]` and of texts `[T, k]`."""
     *texts, text = retrieval.unique_texts(ids, mask)
-    match = partial(retrieval.match_logits, med, *texts, states, progress=False)
+    match = partial(retrieval.pair_logits, vlm, *texts, states, reranker="itm", progress=False)
     of_images, of_texts = retrieval.candidate_logits(match, text, tr[0].candidates, ir[0].candidates)
     return of_images[..., 1], of_texts[..., 1]
 

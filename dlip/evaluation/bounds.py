@@ -1,7 +1,7 @@
 """Floor and ceiling of the metrics on a split of scenes: what a blind guesser scores, and what the ground truth does.
 
-Both have the form of `dlip.evaluation.tasks.evaluate`. Nothing is drawn at random: where chance decides, the figure is
-its expectation.
+Both have the form of `dlip.evaluate`. Nothing is drawn at random: where chance decides, the figure is its
+expectation.
 """
 
 from collections.abc import Sequence

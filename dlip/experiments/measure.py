@@ -9,10 +9,9 @@ from dlip.common.errors import UserError
 from dlip.cost.count import summary
 from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
-from dlip.data.folders.vqa2 import read_answers
 from dlip.evaluation import attention_maps
 from dlip.evaluation.bounds import bounds
-from dlip.evaluation.tasks import check_tasks, evaluate
+from dlip.evaluation.evaluate import check_tasks, evaluate
 from dlip.experiments.config import DataConfig, EvaluationConfig, HeldOutConfig
 from dlip.experiments.history import made_elsewhere, model_record
 from dlip.export.optimize import optimize
@@ -115,7 +114,7 @@ def measure_model(
     options = {
         "tasks": config.tasks, "k": how.candidates, "rerank": config.rerank,
         "num_beams": config.beams, "generate_limit": how.generate_limit,
-        "answers": read_answers(config.answers) if config.answers else None, "progress": progress,
+        "progress": progress,
     }  # fmt: skip
     if optimized:
         fastest, candidates = optimize(vlm)

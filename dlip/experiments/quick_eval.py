@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 from dlip.models.tasks import TASKS
 from dlip.records.evaluations import evaluations
 from dlip.reports.learning import learning_lines

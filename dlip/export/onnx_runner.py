@@ -146,7 +146,7 @@ class Runner:
         part, images = self.part("lm"), as_list(images, "image")
         if not images:
             return []
-        states = self._encode(part, images, "states")
+        states = self.encode(part, images, "states")
         prompt, mask = [part.config["dec_id"], *part.config["prompt_ids"]], np.ones(states.shape[:2], bool)
         max_new_tokens = max_new_tokens or part.config.get("max_text", self.config["max_text"])
         size = part.config.get("no_repeat_ngram_size", 0)
@@ -185,21 +185,21 @@ class Runner:
 
     def embed_images(self, images: list[ImageInput]) -> np.ndarray:
         part, images = self.part("itc"), as_list(images, "image")
-        return self._encode(part, images, "vector") if images else _no_vectors(part)  # unit vectors [I, E]
+        return self.encode(part, images, "vector") if images else _no_vectors(part)  # unit vectors [I, E]
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         part, texts = self.part("itc"), as_list(texts, "text")
         if not texts:
             return _no_vectors(part)
-        ids, mask = self._tokenize(part, texts)
+        ids, mask = self.tokenize(part, texts)
         return part.run("text", ["vector"], ids=ids, mask=mask)[0]  # unit vectors [T, E]
 
-    def _encode(self, part: Part, images: list[ImageInput], output: str) -> np.ndarray:
+    def encode(self, part: Part, images: list[ImageInput], output: str) -> np.ndarray:
         side = part.config["image_size"]
         pixels = np.stack([resize_square(load_image(image), side) for image in images])
         return part.run("image", [output], pixels=pixels)[0]  # of pixels [B, S, S, 3]
 
-    def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         # folders of version 0.2 have one max_text for all parts
         self.tokenizer.enable_truncation(part.config.get("max_text", self.config["max_text"]))
         encodings = self.tokenizer.encode_batch([replace_surrogates(text) for text in texts])
@@ -215,8 +215,8 @@ class Runner:
         distinct = {id(image): image for image in images}
         index = {key: row for row, key in enumerate(distinct)}
         rows = np.array([index[id(image)] for image in images])
-        states = self._encode(part, [*distinct.values()], "states")
-        return *self._tokenize(part, texts), states, rows.repeat(len(texts) // len(images))
+        states = self.encode(part, [*distinct.values()], "states")
+        return *self.tokenize(part, texts), states, rows.repeat(len(texts) // len(images))
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         return [join_words(text) for text in self.tokenizer.decode_batch(rows, skip_special_tokens=True)]

@@ -3,7 +3,7 @@ libraries."""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -17,14 +17,15 @@ from dlip.common.errors import UserError
 from dlip.common.torch_private import onednn_has_bf16
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.transforms import ImageInput, as_list
-from dlip.evaluation.tasks import EVALUATORS
 from dlip.export import backends
 from dlip.export.backends.agreement import TOKENS, Inputs, outputs_of, reference, relative_errors
 from dlip.export.backends.base import BEAMS, PRECISIONS
 from dlip.export.onnx_runner import Runner
-from dlip.export.runner_evaluate import EVALUATORS as RUNNER_EVALUATORS
+from dlip.export.runner_evaluate import MeasuredRunner
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import require_fp32_blip
+from dlip.models.protocol import Measured
+from dlip.models.tasks import Reranker
 from dlip.training.caches.disk import cache_key, delete_old_caches, locked
 from dlip.training.config import CACHE_GB
 from dlip.vlm import VLM, pairs
@@ -79,15 +80,23 @@ class Optimized:
         nearest = min(sizes, key=lambda size: abs(size - n), default=None)
         return self.picks.get((what, nearest)) or self.picks["caption", 1]
 
-    def caption(self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None) -> list[str]:
-        """As `VLM.caption`."""
+    def caption(
+        self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None, batch_size: int = 8
+    ) -> list[str]:
+        """As `VLM.caption` of many images."""
         images = as_list(images, "image")
-        return self.pick("caption", len(images)).caption(images, num_beams, max_new_tokens)
+        model, parts = self.pick("caption", len(images)), range(0, len(images), batch_size)
+        batches = (images[first : first + batch_size] for first in parts)
+        return [text for some in batches for text in model.caption(some, num_beams, max_new_tokens)]
 
-    def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
-        """As `VLM.answer`."""
+    def answer(
+        self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3, batch_size: int = 8
+    ) -> list[str]:
+        """As `VLM.answer` of many images."""
         images, questions = pairs(images, questions, "question")
-        return self.pick("answer", len(images)).answer(images, questions, num_beams)
+        model, parts = self.pick("answer", len(images)), range(0, len(images), batch_size)
+        batches = (slice(first, first + batch_size) for first in parts)
+        return [text for part in batches for text in model.answer(images[part], questions[part], num_beams)]
 
     def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
         """ITM probabilities [N], as `VLM.match`."""
@@ -109,19 +118,38 @@ class Optimized:
         texts = as_list(texts, "text")
         return _as_fp32(self.pick("image", len(texts)).embed_texts(texts))
 
+    # --- for `dlip.evaluate`, as in `dlip.models.protocol.Measured` ---------------------------------------------------
+
     @property
-    def evaluators(self) -> dict[str, Callable]:
-        """Those of `dlip.evaluate`, each with what runs its task."""
-        ranking = "rank" if ("rank", 64) in self.picks else "image"
-        timed = {"retrieval": ranking, "captioning": "caption", "vqa": "answer"}
-        return {task: partial(_evaluate, task, self.pick(what, 64)) for task, what in timed.items()}
+    def ranker(self) -> Measured:
+        """What runs retrieval."""
+        model = self.pick("rank" if ("rank", 64) in self.picks else "image", 64)
+        return MeasuredRunner(model, self.name) if isinstance(model, Runner) else model
 
+    @property
+    def abilities(self) -> frozenset[str]:
+        return self.ranker.abilities
 
-@torch.inference_mode()
-def _evaluate(task: str, model: VLM | Runner, _: Optimized, *arguments, **options):
-    """What `dlip.evaluate` calls with the optimized model."""
-    evaluators = RUNNER_EVALUATORS if isinstance(model, Runner) else EVALUATORS
-    return evaluators[task](model, *arguments, **options)
+    @property
+    def temperature(self) -> float:
+        return self.ranker.temperature
+
+    def evaluating(self):
+        return torch.inference_mode()
+
+    def encode(self, images: list[ImageInput], reranker: Reranker | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.ranker.encode(images, reranker)
+
+    def text_ids(self, texts: list[str], reranker: Reranker | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.ranker.text_ids(texts, reranker)
+
+    def embed_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.ranker.embed_ids(ids, mask)
+
+    def pair_logits(
+        self, states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, reranker: Reranker
+    ) -> torch.Tensor:
+        return self.ranker.pair_logits(states, ids, mask, reranker)
 
 
 def _as_fp32(vectors: torch.Tensor | np.ndarray) -> np.ndarray:

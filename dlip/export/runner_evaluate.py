@@ -1,8 +1,7 @@
-"""Evaluation of a model by its runner, with the metrics of `dlip.evaluation.tasks.evaluate`."""
+"""A runner of exported graphs as `dlip.evaluate` measures it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -10,90 +9,63 @@ import torch
 from torch import Tensor
 
 from dlip.common.errors import UserError
-from dlip.evaluation.tasks import captioning, retrieval, vqa
-from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, subrange
+from dlip.data.transforms import ImageInput
 from dlip.export.onnx_export import to_onnx
-from dlip.export.onnx_runner import Runner
+from dlip.export.onnx_runner import PAIR_BATCH, Runner
 from dlip.models.tasks import Reranker
 
 
-def run_retrieval(
-    runner: Runner,
-    dataset,
-    k: int | None = None,
-    rerank: Reranker = "itm",
-    batch_size: int = 64,
-    progress: Progress = True,
-) -> TaskResult:
-    """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time.
+class MeasuredRunner:
+    """What `dlip.models.protocol.Measured` names, by a `Runner`. Raises UserError for re-ranking by the decoder."""
 
-    Raises UserError for re-ranking by the decoder.
-    """
-    if rerank == "decoder":
-        raise UserError("a model by its runner cannot rank by its decoder; leave rerank out")
-    rows, items, vectors, read = [], [], [], 0
-    for batch in batches(dataset, batch_size, "retrieval: images", subrange(progress, 0, 0.2)):
-        if captioned := [item for item in batch if item.captions]:
-            vectors.append(runner.embed_images([item.image for item in captioned]))
-        rows += [row for row, item in enumerate(batch, read) if item.captions]
-        items += [replace(item, image=None) for item in captioned]
-        read += len(batch)
-    captions = [caption for item in items for caption in item.captions]
-    if not captions:
-        raise MetricUnavailable("the data have no captions")
-    texts, text = np.unique(captions, return_inverse=True)
-    image_id = torch.tensor([item.image_id for item in items])
-    caption_image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(item.captions) for item in items]))
-    parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
+    def __init__(self, runner: Runner, name: str):
+        self.runner, self.name, self.abilities = runner, name, runner.abilities
 
-    def match(candidates: Tensor, counts: Tensor) -> Tensor:
-        logits = [np.empty((0, 2), np.float32)]
-        with counter(len(rows), "retrieval: re-ranking", subrange(progress, 0.2, 1)) as update:
-            for row, own in zip(rows, candidates.split(counts.tolist()), strict=True):
-                if len(own):
-                    logits.append(runner.match_logits([dataset[row].image], texts[own].tolist()))
-                update(1)
+    @property
+    def temperature(self) -> float:
+        return self.runner.temperature
+
+    def evaluating(self):
+        return nullcontext()
+
+    def caption(
+        self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None, batch_size: int = 8
+    ) -> list[str]:
+        parts = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
+        return [text for part in parts for text in self.runner.caption(part, num_beams, max_new_tokens)]
+
+    def answer(
+        self, images: list[ImageInput], questions: list[str], num_beams: int = 3, batch_size: int = 8
+    ) -> list[str]:
+        parts = (slice(first, first + batch_size) for first in range(0, len(images), batch_size))
+        return [text for part in parts for text in self.runner.answer(images[part], questions[part], num_beams)]
+
+    def encode(self, images: list[ImageInput], reranker: Reranker | None) -> tuple[Tensor, Tensor]:
+        if reranker == "decoder":
+            raise UserError("a model by its runner cannot rank by its decoder; leave rerank out")
+        vectors = torch.from_numpy(self.runner.embed_images(images))
+        if reranker is None:
+            return vectors, vectors
+        return vectors, torch.from_numpy(self.runner.encode(self.runner.part("itm"), images, "states"))
+
+    def text_ids(self, texts: list[str], reranker: Reranker | None = None) -> tuple[Tensor, Tensor]:
+        ids, mask = self.runner.tokenize(self.runner.part(reranker or "itc"), texts)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def embed_ids(self, ids: Tensor, mask: Tensor) -> Tensor:
+        (vectors,) = self.runner.part("itc").run("text", ["vector"], ids=ids.numpy(), mask=mask.numpy())
+        return torch.from_numpy(vectors)
+
+    def pair_logits(self, states: Tensor, ids: Tensor, mask: Tensor, reranker: Reranker) -> Tensor:
+        part, logits = self.runner.part("itm"), []
+        for some_ids, some_mask in zip(ids.split(PAIR_BATCH), mask.split(PAIR_BATCH), strict=True):
+            image = np.repeat(states.numpy(), len(some_ids), 0)
+            logits += part.run("fusion", ["match"], ids=some_ids.numpy(), mask=some_mask.numpy(), states=image)
         return torch.from_numpy(np.concatenate(logits))
-
-    text, image_vectors, text_vectors = map(torch.from_numpy, (text, np.concatenate(vectors), np.concatenate(parts)))
-    notes = retrieval.note(k, runner.abilities)
-    k = retrieval.candidates(k, dataset, runner.abilities)
-    result = retrieval.score(
-        retrieval.rank(
-            image_vectors, text_vectors[text], runner.temperature, text, image_id, caption_image, captions, k, match
-        )
-    )
-    result.notes |= notes
-    return result
-
-
-def run_vqa(
-    runner: Runner,
-    dataset,
-    batch_size: int = 64,
-    num_beams: int = 3,
-    progress: Progress = True,
-    answers: list[str] | None = None,
-) -> TaskResult:
-    """Generated answers; the questions of an image are answered together. Raises UserError for a list of answers."""
-    if answers:
-        raise UserError("a model by its runner cannot rank answers; leave answers out")
-    generated, questions, images, read = [], [], [], 0
-    for items in batches(dataset, batch_size, "vqa", progress):
-        for item in items:
-            if own := [question for question in item.questions if question.answers]:
-                generated += runner.answer([item.image], [question.text for question in own], num_beams)
-                questions += own
-                images += [(read, item.image_id)] * len(own)
-                read += 1
-    return vqa.result(generated, questions, images)
-
-
-EVALUATORS = {"retrieval": run_retrieval, "captioning": captioning.run, "vqa": run_vqa}
 
 
 @contextmanager
-def int8_runner(model: str) -> Iterator[tuple[Runner, float]]:
+def int8_runner(model: str) -> Iterator[tuple[MeasuredRunner, float]]:
     """A model by its name as int8 graphs for `dlip.evaluate`, which last as long as the context, and the MB of its
     weights.
 
@@ -101,5 +73,5 @@ def int8_runner(model: str) -> Iterator[tuple[Runner, float]]:
     """
     with TemporaryDirectory() as folder:
         runner = Runner(to_onnx(model, folder, int8=True)[0]["onnx-int8"], torch.get_num_threads())
-        runner.name, runner.evaluators = model, EVALUATORS
-        yield runner, sum((part.folder / "weights.bin").stat().st_size for part in runner.parts) / 1e6
+        mb = sum((part.folder / "weights.bin").stat().st_size for part in runner.parts) / 1e6
+        yield MeasuredRunner(runner, model), mb

@@ -50,7 +50,7 @@ def _question(item, i: int):
 
 def score_table(models: Sequence[tuple[str, str, "VLM"]], dataset):
     """Retrieval and VQA scores of models on a data set, in %; NaN if it lacks captions or questions."""
-    from dlip.evaluation.tasks import evaluate
+    from dlip.evaluation.evaluate import evaluate
 
     rows = {}
     for name, _, vlm in models:

@@ -9,7 +9,7 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.facts import count_facts, facts_f1
 from dlip.evaluation import disagreement
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 

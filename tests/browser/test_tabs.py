@@ -15,7 +15,7 @@ from app.tabs import attention, attributions, disagreements, tradeoffs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
 from dlip.evaluation.attention_maps import answer_maps, map_divergence, word_maps
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 from dlip.records import frame
 from dlip.records.compare import summary
 from tests.browser.helpers import EXAMPLES, delay_requests, type_text

@@ -11,7 +11,7 @@ import dlip
 from dlip.common.errors import UserError
 from dlip.data.batch import Example, Question
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import EVALUATORS
+from dlip.evaluation.evaluate import EVALUATORS
 from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder

@@ -16,7 +16,7 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 from dlip.export import onnx_export
 from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS

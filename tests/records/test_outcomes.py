@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlip.data.scenes.facts import facts_f1
-from dlip.evaluation.tasks import evaluate
+from dlip.evaluation.evaluate import evaluate
 from dlip.records.outcomes import _pack, image_sums, outcomes, score_of_sums
 from dlip.records.schema import is_record
 from tests.helpers import ListDataset, make_record

@@ -22,15 +22,21 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from dlip.common.text import split_cjk
 from dlip.data.scenes.facts import FACT_KINDS, count_facts, fact_scores, facts_f1
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches
+from dlip.models.protocol import Measured
 
 JARS = Path(next(iter(pycocoevalcap.__path__)))
 JAVA_TIMEOUT_S = 1800
 
 
 def run(
-    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int | None = None,
-    progress: Progress = True, java: bool = True,
-) -> TaskResult:  # fmt: skip
+    model: Measured,
+    dataset,
+    batch_size: int = 64,
+    num_beams: int = 3,
+    max_new_tokens: int | None = None,
+    progress: Progress = True,
+    java: bool = True,
+) -> TaskResult:
     """Caption the images that have captions by beam search: metrics of `score` and, on scenes, of `facts`.
 
     Items "captioning": a row for each image. Raises MetricUnavailable where no image has a caption.
@@ -38,7 +44,7 @@ def run(
     captions, references, image_id = [], [], []
     for items in batches(dataset, batch_size, "captioning", progress):
         if items := [item for item in items if item.captions]:
-            captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
+            captions += model.caption([item.image for item in items], num_beams, max_new_tokens, batch_size=batch_size)
             references += [item.captions for item in items]
             image_id += [item.image_id for item in items]
     if not captions:

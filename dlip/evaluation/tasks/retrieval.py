@@ -19,8 +19,8 @@ from torch import Tensor
 from dlip.data.batch import Example
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, percent, subrange
 from dlip.evaluation.tasks.ranking import Nearest, nearest, reranked
+from dlip.models.protocol import Measured
 from dlip.models.tasks import Reranker
-from dlip.models.token_ids import trim
 
 RECALLS = (1, 5, 10)
 TEXT_BATCH = 64
@@ -58,21 +58,22 @@ class RetrievalResult:
 
 
 def run(
-    vlm, dataset, k: int | None = None, rerank: Reranker = "itm", batch_size: int = 64, progress: Progress = True
+    model: Measured,
+    dataset,
+    k: int | None = None,
+    rerank: Reranker = "itm",
+    batch_size: int = 64,
+    progress: Progress = True,
 ) -> TaskResult:
     """Recalls of `score`, with a note where the candidates were not re-ranked by ITM."""
-    result = score(predict(vlm, dataset, k, rerank, batch_size, progress))
-    result.notes |= note(k, vlm.med.abilities, rerank)
-    return result
-
-
-def note(k: int | None, abilities: frozenset[str], rerank: Reranker = "itm") -> dict[str, str]:
-    """How a model with these abilities re-ranks k candidates, if not by ITM."""
+    result = score(predict(model, dataset, k, rerank, batch_size, progress))
     if k == 0:
-        return {"tr@1": "by ITC alone, as no candidates are re-ranked"}
-    if rerank == "decoder":
-        return {"tr@1": "re-ranked by the caption decoder"}
-    return {} if "itm" in abilities else {"tr@1": "by ITC alone, as the model was not trained with ITM"}
+        result.notes["tr@1"] = "by ITC alone, as no candidates are re-ranked"
+    elif rerank == "decoder":
+        result.notes["tr@1"] = "re-ranked by the caption decoder"
+    elif "itm" not in model.abilities:
+        result.notes["tr@1"] = "by ITC alone, as the model was not trained with ITM"
+    return result
 
 
 def candidates(k: int | None, dataset, abilities: frozenset[str], rerank: Reranker = "itm") -> int:
@@ -87,21 +88,25 @@ def candidates(k: int | None, dataset, abilities: frozenset[str], rerank: Rerank
 
 @torch.inference_mode()
 def predict(
-    vlm, dataset, k: int | None = None, rerank: Reranker = "itm", batch_size: int = 64, progress: Progress = True
+    model: Measured,
+    dataset,
+    k: int | None = None,
+    rerank: Reranker = "itm",
+    batch_size: int = 64,
+    progress: Progress = True,
 ) -> RetrievalResult:
     """Rank all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
-    k: as in `candidates`; 0 keeps ITC's order. rerank: by ITM, or by the caption decoder. Raises MetricUnavailable
-    where there are no captions, and MissingAbility for a model without ITC, or without the decoder that `rerank` names.
+    k: as in `candidates`; 0 keeps ITC's order. rerank: by ITM, or by the caption decoder, where p(caption) is its mean
+    over the caption's own candidates. Raises MetricUnavailable where there are no captions, and MissingAbility for a
+    model without ITC, or without the decoder that `rerank` names.
     """
-    k = candidates(k, dataset, vlm.med.abilities, rerank)
-    med = vlm.med.model_for("itc")
-    matcher = vlm.med.model_for("lm" if rerank == "decoder" else "itm") if k else med
+    k = candidates(k, dataset, model.abilities, rerank)
+    reranker = rerank if k else None
     vectors, image_id, caption_image, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES if k else 0  # states for re-ranking
-    for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):
-        own = states if med is matcher else vlm.image_states((item.image for item in items), med)
-        vectors.append(med.project_image(own))
+    for items, part, states in encoded(model, dataset, reranker, batch_size, subrange(progress, 0, 0.1)):
+        vectors.append(part)
         free_bytes -= states.nbytes
         if free_bytes >= 0:
             kept.append(states.cpu())
@@ -113,34 +118,17 @@ def predict(
     if not captions:
         raise MetricUnavailable("the data have no captions")
 
-    ids, mask, text = unique_texts(*vlm.tokenize(captions, med))
-    images, texts = torch.cat(vectors), ids.new_empty(len(ids), vectors[0].shape[1], dtype=vectors[0].dtype)
-    for rows in mask.sum(1).argsort().split(TEXT_BATCH):
-        texts[rows] = med.project_text(med.encode_text(ids[rows], mask[rows], first_only=True))
-    texts = texts[text]
-    if med is not matcher:
-        ids, mask, text = unique_texts(*vlm.tokenize(captions, matcher))
-    if free_bytes < 0:
-        kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
-    match = partial(match_logits, matcher, ids, mask, kept, rerank=rerank, progress=subrange(progress, 0.1, 1))
-    temperature, ids, owners = med.temp.item(), torch.tensor(image_id), torch.tensor(caption_image)
-    return rank(images, texts, temperature, text.cpu(), ids, owners, captions, k, match, rerank)
-
-
-def rank(
-    images: Tensor, texts: Tensor, temperature: float, text: Tensor, image_id: Tensor, caption_image: Tensor,
-    captions: list[str], k: int, match: Callable[[Tensor, Tensor], Tensor], rerank: Reranker = "itm",
-) -> RetrievalResult:  # fmt: skip
-    """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
-
-    temperature: of ITC. text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and
-    counts. By the decoder, p(caption) is its mean over the caption's own candidates.
-    """
-    caption_id = image_id[caption_image]
+    images, image_id, caption_image = torch.cat(vectors), torch.tensor(image_id), torch.tensor(caption_image)
+    caption_id, texts = image_id[caption_image], embed_texts(model, captions)
     ids = image_id.to(texts.device), caption_id.to(texts.device)
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
-    tr_logits, ir_logits = candidate_logits(match, text, tr.candidates, ir.candidates)
-    if rerank == "decoder" and k:
+
+    ids, mask, text = unique_texts(*model.text_ids(captions, reranker))
+    if free_bytes < 0:
+        kept = (states for _, _, states in encoded(model, dataset, reranker, batch_size, False))
+    match = partial(pair_logits, model, ids, mask, kept, reranker=reranker, progress=subrange(progress, 0.1, 1))
+    tr_logits, ir_logits = candidate_logits(match, text.cpu(), tr.candidates, ir.candidates)
+    if reranker == "decoder":
         typical = ir_logits[..., 1].logsumexp(1) - math.log(ir_logits.shape[1])  # log p(caption), [T]
         tr_logits[..., 0], ir_logits[..., 0] = typical[tr.candidates], typical[:, None]
     directions = []
@@ -150,18 +138,28 @@ def rank(
     ):
         no_match, matching = logits.unbind(-1)
         relevant = queries[:, None] == gallery[best.candidates]
-        joint = best.similarity / temperature + matching - no_match
+        joint = best.similarity / model.temperature + matching - no_match
         scores = best.similarity + matching if rerank == "itm" else joint
         ranks = [reranked(best, values, relevant, len(gallery)) for values in (scores, joint)]
         directions.append(Direction(best, scores, *ranks))
     return RetrievalResult(*directions, image_id, caption_image, captions)
 
 
-def encode_images(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Example], Tensor]]:
-    """Batches of the items that have captions, with their image states [B, P+1, Di]."""
+def encoded(
+    model: Measured, dataset, reranker: Reranker | None, batch_size: int, progress: Progress
+) -> Iterator[tuple[list[Example], Tensor, Tensor]]:
+    """Batches of the items that have captions, with their ITC vectors [B, E] and image states [B, P+1, Di]."""
     for items in batches(dataset, batch_size, "retrieval: images", progress):
         if items := [item for item in items if item.captions]:
-            yield items, vlm.image_states((item.image for item in items), med)
+            yield items, *model.encode([item.image for item in items], reranker)
+
+
+def embed_texts(model: Measured, captions: list[str]) -> Tensor:
+    """ITC vectors [T, E], in batches of about equal length."""
+    ids, mask, text = unique_texts(*model.text_ids(captions))
+    parts = mask.sum(1).argsort().split(TEXT_BATCH)
+    vectors = torch.cat([model.embed_ids(ids[rows], mask[rows]) for rows in parts])
+    return torch.empty_like(vectors).index_copy_(0, torch.cat(parts), vectors)[text]
 
 
 def unique_texts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,8 +176,8 @@ def candidate_logits(
 ) -> tuple[Tensor, Tensor]:
     """ITM's logits of images' candidate captions, [I, k, 2], and of captions' candidate images, [T, k, 2].
 
-    match, text: as in `rank`. tr, ir: the candidates, [I, k] and [T, k]. A pair of both directions, or of equal texts,
-    is computed once.
+    match: `pair_logits` of texts and counts. text: int64 [T], the unique text that each caption is. tr, ir: the
+    candidates, [I, k] and [T, k]. A pair of both directions, or of equal texts, is computed once.
     """
     image, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
     keys, place = (image * len(text) + text[caption]).unique(return_inverse=True)
@@ -192,34 +190,28 @@ def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(candidates)).repeat_interleave(candidates.shape[1]), candidates.flatten()
 
 
-def match_logits(
-    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: Progress,
-    rerank: Reranker = "itm",
-) -> Tensor:  # fmt: skip
-    """ITM's logits, fp32 [P, 2], of P pairs: each image with its `texts`, int64 [P], in the order of images.
+def pair_logits(
+    model: Measured,
+    ids: Tensor,
+    mask: Tensor,
+    states: Iterable[Tensor],
+    texts: Tensor,
+    counts: Tensor,
+    reranker: Reranker,
+    progress: Progress,
+) -> Tensor:
+    """`Measured.pair_logits`, fp32 [P, 2], of P pairs: each image with its `texts`, int64 [P], in the order of images.
 
-    By the decoder, [:, 1] is log p(text | image) and [:, 0] is 0. ids, mask: the unique texts. states: image states in
-    batches [B, P+1, Di]. counts: number of texts of each image. An image's cross-attention keys and values are computed
-    once, and its texts are sorted by length.
+    ids, mask: the unique texts. states: image states in batches [B, P+1, Di]. counts: number of texts of each image.
     """
-    logits, lengths = torch.zeros(len(texts), 2), mask.sum(1).cpu()
-    pairs_of_images = iter(torch.arange(len(texts)).split(counts.tolist()))
+    logits, texts_of_images = [torch.zeros(0, 2)], iter(texts.split(counts.tolist()))
     with counter(len(counts), "retrieval: re-ranking", progress) as update:
         for batch in states if len(texts) else ():
-            text_layers = med.text_encoder if rerank == "itm" else med.text_decoder.bert
             for image in batch.to(ids.device).split(1):
-                cross, pairs = text_layers.cross(image), next(pairs_of_images)
-                for part in pairs[lengths[texts[pairs]].argsort()].split(TEXT_BATCH):
-                    rows = texts[part].to(ids.device)
-                    part_ids, part_mask = trim(ids[rows], mask[rows])
-                    if rerank == "decoder":
-                        logits[part, 1] = med.caption_log_likelihood(part_ids, part_mask, cross).cpu()
-                        continue
-                    part_mask = None if part_mask.all() else part_mask  # without padding
-                    fused = med.fuse_with(cross, part_ids, part_mask, first_only=True)
-                    logits[part] = med.match_logits(fused).float().cpu()
+                own = next(texts_of_images).to(ids.device)
+                logits.append(model.pair_logits(image, ids[own], mask[own], reranker))
                 update(1)
-    return logits
+    return torch.cat(logits)
 
 
 def score(result: RetrievalResult) -> TaskResult:

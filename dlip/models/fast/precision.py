@@ -8,6 +8,7 @@ from dlip.common.errors import UserError
 from dlip.common.torch_private import onednn_has_bf16
 from dlip.models.fast.linear import Linear, refuse_packed
 from dlip.models.med import Med
+from dlip.models.protocol import Model
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -35,10 +36,18 @@ def convert_precision(med: Med, precision: str) -> Med:
     if precision == "fp32":
         return med
     refuse_packed(med)
-    mean, std = med.image_mean, med.image_std
-    med.bfloat16()
-    med.image_mean, med.image_std = mean, std  # pixels are normalized in fp32
+    cast(med, torch.bfloat16)
     return med
+
+
+def cast(model: Model, dtype: torch.dtype) -> None:
+    """Convert the weights in place, to fp32 or bf16. Raises UserError for another type."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UserError(f"a model cannot be in {dtype}; choose torch.float32 or torch.bfloat16")
+    for med in model.members:
+        mean, std = med.image_mean, med.image_std
+        med.to(dtype)
+        med.image_mean, med.image_std = mean, std  # pixels are normalized in fp32
 
 
 def pack(med: Med) -> Med:
