@@ -279,7 +279,8 @@ class VLM:
         """Unit vectors [T, E] that ITC compares."""
         texts = as_list([texts] if isinstance(texts, str) else texts, "text")
         med = self.med.model_for("itc").eval()
-        vectors = [self.embed_ids(*self.tokenize(part, med)) for part in _parts(texts, QUESTION_BATCH)]
+        parts = [self.tokenize(part, med) for part in _parts(texts, QUESTION_BATCH)]
+        vectors = [med.project_text(med.encode_text(ids, mask)) for ids, mask in parts]
         return torch.cat(vectors) if vectors else torch.zeros(0, med.config.embed_dim, device=self.device)
 
     @torch.inference_mode()

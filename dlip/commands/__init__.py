@@ -131,7 +131,6 @@ def evaluate(options: Evaluate) -> None:
     config = options.evaluation
     others = {
         "rerank": config.rerank != "itm",
-        "answers": config.answers,
         "bounds": config.bounds,
         "precision": config.precision != "fp32",
     }

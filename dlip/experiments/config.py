@@ -118,8 +118,6 @@ class EvaluationConfig(Config):
     """Model to evaluate: a built-in name, a run folder, or a published BLIP, CLIP or SigLIP."""
     tasks: tuple[str, ...] = option(tuple(TASKS), parse=comma_separated, show=",".join, metavar="TASKS")
     """Tasks to evaluate, comma-separated."""
-    answers: tuple[str, ...] = option((), metavar="FILE")
-    """Also rank these answers in VQA: its training annotations, or a text file with one a line; may be repeated."""
     beams: int = option(3, least=1, most=100)
     """Beams of captions and answers."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
@@ -135,12 +133,8 @@ class EvaluationConfig(Config):
 
     def __post_init__(self):
         check(self, "")
-        if self.answers and self.precision == "int8":
-            raise UserError("a model in int8 cannot rank answers; drop --answers, or choose another --precision")
         if self.rerank == "decoder" and self.precision == "int8":
             raise UserError("a model in int8 cannot rank by its decoder; drop --rerank, or choose another --precision")
-        if self.answers and "vqa" not in self.tasks:
-            raise UserError("--answers are ranked in the task vqa; add it to --tasks, or drop --answers")
 
     def differences(self, precision: str) -> list[str]:
         """What distinguishes it, and the model's precision, from the evaluation after training, for a record's name."""

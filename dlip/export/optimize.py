@@ -81,7 +81,7 @@ class Optimized:
         return self.picks.get((what, nearest)) or self.picks["caption", 1]
 
     def caption(
-        self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None, batch_size: int = 8
+        self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None, batch_size: int = 64
     ) -> list[str]:
         """As `VLM.caption` of many images."""
         images = as_list(images, "image")
@@ -90,7 +90,7 @@ class Optimized:
         return [text for some in batches for text in model.caption(some, num_beams, max_new_tokens)]
 
     def answer(
-        self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3, batch_size: int = 8
+        self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3, batch_size: int = 64
     ) -> list[str]:
         """As `VLM.answer` of many images."""
         images, questions = pairs(images, questions, "question")

@@ -100,9 +100,7 @@ def test_the_fastest_backend_scores_as_the_model_does(backend, tmp_path, monkeyp
     assert optimized["optimized"][0]["ms"]["caption, 8"] > 0
 
 
-@pytest.mark.parametrize(
-    "option", ["--precision bf16", "--bounds", "--answers file", "--rerank decoder", "--results file"]
-)
+@pytest.mark.parametrize("option", ["--precision bf16", "--bounds", "--rerank decoder", "--results file"])
 def test_optimize_refuses_options_of_the_plain_evaluation(option, capsys):
     option = option.split()
     assert main(["evaluate", "--model", "scenes/student", "--optimize", *option]) == 2

@@ -3,20 +3,15 @@
 Source: Goyal et al., Making the V in VQA Matter (arXiv 1612.00837), and the files of visualqa.org.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
-from dlip.data.answers import normalize
 from dlip.data.folders.annotations import load_json, require
 from dlip.data.folders.coco import split_of
 from dlip.data.folders.images import ImageFiles
-
-MIN_QUESTIONS = 9
-"""An answer is listed if it is the most common one of this many questions: 3,129 of VQA v2's train and validation."""
 
 
 def question_files(files: list[Path]) -> list[Path]:
@@ -73,37 +68,3 @@ def read_vqa2(file: Path, images: ImageFiles) -> Iterator[Annotation]:
         answers = [require(answer, "answer", str, f"{place}, answers") for answer in rows]
         annotation.add_question(text, answers, require(about, "answer_type", str, place, "other"))
         yield annotation
-
-
-def read_answers(files: Sequence[str | Path]) -> list[str]:
-    """Candidate answers: those of VQA's annotations (*.json, as `answer_list`), and the lines of text files.
-
-    Raises UserError if a file cannot be read or there is no answer.
-    """
-    annotations = [file for file in files if Path(file).suffix == ".json"]
-    answers = answer_list(*annotations) if annotations else []
-    for file in files:
-        if file not in annotations:
-            try:
-                answers += filter(None, map(str.strip, Path(file).read_text("utf-8-sig").splitlines()))
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{file} cannot be read as a list of answers ({error}); give a text file with one per line"
-                ) from None
-    if not answers:
-        raise UserError(f"there is no answer in {', '.join(map(str, files))}; write one per line")
-    return list(dict.fromkeys(answers))
-
-
-def answer_list(*annotations: str | Path) -> list[str]:
-    """Answers that are the most common one of at least `MIN_QUESTIONS` questions, the most frequent first.
-
-    annotations: VQA's files `v2_mscoco_*_annotations.json`: training and validation, as published models take them, or
-    training alone. Each question counts once, by its normalized "multiple_choice_answer".
-    """
-    counts = Counter()
-    for file in map(Path, annotations):
-        for i, row in enumerate(require(load_json(file), "annotations", list, str(file))):
-            counts[normalize(require(row, "multiple_choice_answer", str, f"{file}, annotations[{i}]"))] += 1
-    frequent = sorted(counts, key=lambda answer: (-counts[answer], answer))
-    return [answer for answer in frequent if answer and counts[answer] >= MIN_QUESTIONS]

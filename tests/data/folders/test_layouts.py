@@ -7,11 +7,9 @@ import pytest
 from PIL import Image
 
 from dlip import data
-from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.folders.images import image_files
-from dlip.data.folders.vqa2 import answer_list, read_answers
 
 TRAIN, VAL = "COCO_train2014_000000000009.jpg", "COCO_val2014_000000000042.jpg"
 
@@ -191,29 +189,6 @@ def test_incomplete_vqa2_pair_names_the_missing_file(tmp_path, gone, message):
     (tmp_path / gone).unlink()
     with pytest.raises(UserError, match=message):
         data.open(tmp_path, "train")
-
-
-def test_answers_from_lines(tmp_path, capsys):
-    (tmp_path / "answers.txt").write_text("yes\n\n  no \nyes\n")
-    assert read_answers([tmp_path / "answers.txt"]) == ["yes", "no"]
-    (tmp_path / "answers.txt").write_text("yes\nno\n", "utf-8-sig")  # as Windows writes it
-    assert read_answers([tmp_path / "answers.txt"]) == ["yes", "no"]
-    words = ["evaluate", "--model", "scenes/student", "--limit", "4", "--tasks", "vqa", "--latency-repeats", "0"]
-    assert main([*words, "--answers", str(tmp_path / "answers.txt"), "--json", "-"]) == 0
-    assert "accuracy" in json.loads(capsys.readouterr().out)["vqa"]["ranked"]
-    assert main([*words, "--answers", str(tmp_path / "gone.txt")]) == 2 and "gone.txt" in capsys.readouterr().err
-
-
-def test_answer_list_counts_each_question_once(tmp_path, monkeypatch):
-    """Of 3 + 3 questions, the normalized answer is "2" in 3 and "net" in 2."""
-    vqa2(tmp_path, "train2014", [(1, n, "?", a, "other") for n, a in enumerate(["net", "Two", "2"])])
-    vqa2(tmp_path, "val2014", [(1, n, "?", a, "other") for n, a in enumerate(["two", "a net", "yes"])])
-    files = sorted(tmp_path.glob("*annotations.json"))
-    assert answer_list(*files) == []
-    monkeypatch.setattr("dlip.data.folders.vqa2.MIN_QUESTIONS", 2)
-    assert answer_list(*files) == ["2", "net"] and answer_list(files[0]) == ["2"]
-    monkeypatch.setattr("dlip.data.folders.vqa2.MIN_QUESTIONS", 1)
-    assert answer_list(*files) == ["2", "net", "yes"]
 
 
 def test_folder_without_images(tmp_path):
