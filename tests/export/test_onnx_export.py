@@ -16,10 +16,8 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.evaluation.evaluate import evaluate
 from dlip.export import onnx_export
 from dlip.export.onnx_runner import Runner
-from dlip.export.runner_evaluate import EVALUATORS
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.med import Med
@@ -211,16 +209,6 @@ def test_int8_weights(student, tmp_path, monkeypatch):
 def test_wrong_export_options_are_refused(options, message, tmp_path, capsys):
     assert main(["export", "scenes/student", "--out", str(tmp_path), *options]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
-def test_evaluation_of_an_export_equals_the_models(student):
-    vlm, folder, _, _ = student
-    scenes = Scenes("test", size=12)
-    expected = evaluate(vlm, scenes, progress=False)
-    runner = Runner(folder, threads=1)
-    runner.evaluators = EVALUATORS
-    results = evaluate(runner, scenes, progress=False)
-    assert results == expected | {"model": results["model"]}
 
 
 def test_more_beams_than_tokens_are_refused(student):
