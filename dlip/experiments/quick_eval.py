@@ -16,6 +16,8 @@ from dlip.vlm import VLM
 
 def measurable_tasks(vlm: VLM, dataset) -> tuple[str, ...]:
     """The tasks that the model can be evaluated at on the data. Raises UserError where there is none."""
+    if dataset.is_stream:
+        raise UserError(f"{dataset.name} is a stream, which can only be trained on; name other --test-data")
     tasks = tuple(
         name for name, task in TASKS.items() if task.abilities[0] in vlm.med.abilities and task.data in dataset.fields
     )

@@ -156,6 +156,7 @@ def _train(
     stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if states:
         set_random_states(states)
+        dataset.load_state_dict(states["data"])
 
     step, meter = start, Meter()
 
@@ -193,7 +194,7 @@ def _train(
                     log({"step": step, "eval": metrics})
             if saves:
                 check_finite(learner, step)
-                run.save(learner, optimizer_step.optimizer, step, accelerator.scaler)
+                run.save(learner, optimizer_step.optimizer, step, accelerator.scaler, dataset.state_dict())
     distributed.run_on_main(lambda: run.finish(student))
 
 
@@ -242,6 +243,8 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
             "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "
             "student an image_backbone, and no --backbone-lr or fewer --backbone-stages than it has"
         )
+    if dataset.is_stream and (config.cache or config.feature_views):
+        raise UserError(f"{dataset.name} is a stream, whose outputs cannot be cached; drop stream=true, or the caches")
     if config.backbone_lr and not student.med.config.image_backbone:
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
     check_data(dataset, config)

@@ -196,12 +196,16 @@ class Run:
         with system_errors(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> None:
+    def save(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None, data: dict | None = None
+    ) -> None:
         """Write a checkpoint of everything that the next step depends on.
 
         Every process calls this, the main one writes. Random states and buffers (parts of the queue) differ between
-        processes, so those of each are saved, under its rank. scaler: fp16's `torch.amp.GradScaler`.
+        processes, so those of each are saved, under its rank. scaler: fp16's `torch.amp.GradScaler`. data: the data
+        set's `state_dict`.
         """
+        data_states = distributed.gather_to_main(data or {})
         own = {f"learner.{name}": buffer.cpu() for name, buffer in learner.named_buffers()}
         own["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
@@ -216,12 +220,13 @@ class Run:
         with open(self.folder / "log.jsonl", "a") as log:
             os.fsync(log.fileno())  # no checkpoint is ahead of its log
         about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict()}
+        about |= {"data": data_states} if any(data_states) else {}
         write_tensors(self._checkpoint(step), tensors, about | {"run": self._config_hash()})
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
     def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> dict:
-        """Load what `save` wrote, in every process its own part, and return the random states for `set_random_states`.
+        """Load what `save` wrote, in every process its own part; return the random states and that of the "data".
 
         Raises UserError where the checkpoint is of another run or another number of processes.
         """
@@ -251,7 +256,7 @@ class Run:
             states = {"cpu": tensors[_of_rank(rank, "rng.cpu")]}
             if (cuda := tensors.get(_of_rank(rank, "rng.cuda"))) is not None:
                 states["cuda"] = cuda
-            return states
+            return states | {"data": about["data"][rank] if "data" in about else {}}
 
     def finish(self, student: VLM) -> None:
         save_model(student.med, student.tokenizer, self.folder, extra={"run": self.config()})

@@ -1,11 +1,14 @@
 """What the library `datasets` reads: tables, shards and streams on this disk; no request to the hub."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 
 from dlip import data
 from dlip.common.errors import UserError
@@ -16,6 +19,10 @@ from dlip.data.hub.rows import read_rows
 from dlip.data.hub.stream import Stream
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
+from dlip.models.med import Med
+from dlip.training.config import TrainConfig
+from dlip.training.loop import train
+from dlip.vlm import VLM
 from tests.data.helpers import encoded, write_shards, write_tar
 from tests.helpers import differences
 
@@ -236,3 +243,38 @@ def test_faults_of_a_stream(tmp_path):
         skipping[0]
     with pytest.raises(UserError, match="rows"):
         data.open(f"hub:{tmp_path}?stream=true&rows=no", "train")
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_killed_run_on_shards_resumes(streamed, stream, tiny, tmp_path_factory, monkeypatch):
+    """To the same bits; so does a stream without shuffle buffer, which the library would refill."""
+    monkeypatch.setattr("dlip.data.hub.stream.SHUFFLE_BUFFER", 1)
+    config = TrainConfig(steps=6, batch_size=4, warmup=1, save_every=2, weights={"itc": 1.0, "lm": 1.0})
+    name, places = stream if streamed else stream.partition("?")[0], [tmp_path_factory.mktemp("run") for _ in range(2)]
+
+    def run(place: Path, killed: bool) -> Med:
+        dataset = data.open(name, "train")
+        seen, first = [], Collate.__call__
+
+        def counted(collate, items):
+            seen.extend(item.image_id for item in items)
+            if killed and len(seen) > 12:
+                raise KeyboardInterrupt
+            return first(collate, items)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Collate, "__call__", counted)
+            torch.manual_seed(0)
+            student = VLM(Med(replace(tiny.med.config, image_layers=1)), tiny.tokenizer)
+            with pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+                train(student, dataset, config, place, progress=False)
+        return student.med, seen
+
+    whole, all_seen = run(places[0], killed=False)
+    _, before = run(places[1], killed=True)
+    resumed, after = run(places[1], killed=False)
+    assert before[:8] + after == all_seen
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
