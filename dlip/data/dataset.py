@@ -123,12 +123,48 @@ class DataSet(ABC):
         return self.faults
 
 
-class FirstN(DataSet):
+class View(DataSet):
+    """Images of other data sets."""
+
+    @abstractmethod
+    def locate(self, i: int) -> tuple[DataSet, int]:
+        """The data set of image i, and its place there. Raises IndexError beyond the last."""
+
+    def __getitem__(self, i: int) -> Example:
+        dataset, place = self.locate(i)
+        return dataset[place]
+
+    def without_image(self, i: int) -> Example:
+        dataset, place = self.locate(i)
+        return dataset.without_image(place)
+
+    def image_name(self, i: int) -> str:
+        dataset, place = self.locate(i)
+        return dataset.image_name(place)
+
+    def image_bytes(self, i: int) -> bytes:
+        dataset, place = self.locate(i)
+        return dataset.image_bytes(place)
+
+    def scene(self, i: int) -> "Scene | None":
+        dataset, place = self.locate(i)
+        return dataset.scene(place)
+
+
+class FirstN(View):
     """The first `limit` images of a data set."""
 
     def __init__(self, dataset: DataSet, limit: int):
         self.dataset, self.limit, self.name, self.split = dataset, limit, dataset.name, dataset.split
         self.has_scenes = dataset.has_scenes
+
+    def __len__(self) -> int:
+        return min(self.limit, len(self.dataset))
+
+    def locate(self, i: int) -> tuple[DataSet, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.dataset, i
 
     @property
     def fields(self) -> frozenset[str]:
@@ -138,46 +174,15 @@ class FirstN(DataSet):
     def faults(self) -> Sequence[str]:
         return self.dataset.faults
 
-    def __len__(self) -> int:
-        return min(self.limit, len(self.dataset))
-
-    def __getitem__(self, i: int) -> Example:
-        return self.dataset[self._checked(i)]
-
     def fingerprint(self) -> str:
         return f"{self.dataset.fingerprint()} {len(self)}"
-
-    def without_image(self, i: int) -> Example:
-        return self.dataset.without_image(self._checked(i))
-
-    def image_name(self, i: int) -> str:
-        return self.dataset.image_name(self._checked(i))
-
-    def image_bytes(self, i: int) -> bytes:
-        return self.dataset.image_bytes(self._checked(i))
-
-    def scene(self, i: int) -> "Scene | None":
-        return self.dataset.scene(self._checked(i))
 
     def order(self, seed: int, epoch: int) -> list[int]:
         """The data set's own order, without the other images."""
         return [i for i in self.dataset.order(seed, epoch) if i < self.limit]
 
-    def state_dict(self) -> dict:
-        """What a resumed run needs to continue in the data, as JSON; nothing where images are read by index."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue where `state_dict` was called."""
-        return None
-
     def check_images(self, images: int | None = None) -> None:
         self.dataset.check_images(len(self) if images is None else min(images, len(self)))
-
-    def _checked(self, i: int) -> int:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        return i
 
 
 class Examples(DataSet):

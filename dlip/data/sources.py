@@ -8,7 +8,7 @@ from pathlib import Path
 from dlip.common.errors import UserError
 from dlip.data.batch import Example
 from dlip.data.dataset import DataSet, Examples
-from dlip.data.joined import JoinedDatasets
+from dlip.data.joined import Joined
 from dlip.data.transforms import as_list
 
 
@@ -27,7 +27,7 @@ def open(
     datasets = [_kind(part, uncaptioned)[0](part, split, on_error) for part in names]
     dataset = datasets[0]
     if len(datasets) > 1:
-        dataset = JoinedDatasets(datasets)
+        dataset = Joined(datasets)
     return dataset if limit is None else dataset.first(limit)
 
 

@@ -9,7 +9,7 @@ import pytest
 from dlip import data
 from dlip.common.errors import UserError
 from dlip.data import sources
-from dlip.data.joined import JoinedDatasets
+from dlip.data.joined import Joined
 from dlip.data.scenes.dataset import Scenes
 from tests.data.helpers import write_captioned, write_questioned
 
@@ -54,7 +54,7 @@ def test_writers_of_captions_are_kept(tmp_path):
 
 def test_order_is_a_permutation_that_mixes_the_datasets():
     parts = [Scenes("val", size=300), Scenes("val", seed=1, size=100)]
-    joined = JoinedDatasets(parts)
+    joined = Joined(parts)
     first, second = joined.order(0, 0), joined.order(0, 1)
     assert sorted(first) == sorted(second) == list(range(400)) and first != second
     assert first == joined.order(0, 0) != joined.order(1, 0)
@@ -74,8 +74,8 @@ def test_skipped_image_moves_those_behind_it(tmp_path):
 
 def test_fingerprint_is_of_all_datasets_in_their_order():
     one, two, less = Scenes("val", size=4), Scenes("val", seed=1, size=4), Scenes("val", seed=1, size=3)
-    prints = [JoinedDatasets(some).fingerprint() for some in ([one, two], [two, one], [one, less], [less, two])]
-    assert len(set(prints)) == 4 and JoinedDatasets([one, two]).fingerprint() == prints[0]
+    prints = [Joined(some).fingerprint() for some in ([one, two], [two, one], [one, less], [less, two])]
+    assert len(set(prints)) == 4 and Joined([one, two]).fingerprint() == prints[0]
 
 
 def test_wrong_names(tmp_path):
