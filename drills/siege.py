@@ -32,7 +32,7 @@ from app.served import free_port, served
 from app.tabs import compare, search
 from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import UserError
-from dlip.cost.memory import resident_mb
+from dlip.cost.memory import _status
 from dlip.data.scenes.dataset import Scenes
 
 TEACHER, STUDENTS = "scenes/teacher", ("scenes/student", "scenes/student-undistilled")
@@ -81,10 +81,10 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
                 for thread in threads:
                     thread.start()
                 time.sleep(min(WARM_UP_S, times / 2))
-                before = resident_mb(app.pid)
+                before = _status("VmRSS", app.pid) / 1e6
                 for thread in threads:
                     thread.join()
-                grown = resident_mb(app.pid) - before
+                grown = _status("VmRSS", app.pid) / 1e6 - before
                 counts["silent: closed"] = sum(map(was_closed, silent))
                 if times > 2 * SILENT_S and counts["silent: closed"] < SILENT_CONNECTIONS:
                     faults.append("silent connections stay open")

@@ -10,7 +10,7 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.cost.latency import can_match, compare_latency, throughput
+from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
 from dlip.evaluation.tasks.base import subrange
 from dlip.models.tasks import TASKS
@@ -69,7 +69,7 @@ def speed(
         text = dict(beams=beams, tokens=tokens)
         latency = compare_latency(pair, task, repeats, WARMUP_ROUNDS, subrange(step, 0.0, 0.5), batch=batch, **text)
         rates = throughput(pair, task, batches, THROUGHPUT_ROUNDS, subrange(step, 0.5, 0.8), **text) if batches else {}
-        usage, matching = {}, all(map(can_match, pair.values()))
+        usage, matching = {}, all("itm" in vlm.abilities for vlm in pair.values())
         for i, (side, vlm) in enumerate(pair.items()):
             if with_memory:
                 usage[side] = memory(vlm, task, batch=batch, matching=matching, **text)

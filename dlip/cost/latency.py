@@ -6,9 +6,8 @@ alike.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +18,12 @@ from dlip.common.errors import UserError
 from dlip.cost.count import NEW_TOKENS, TEXT_TOKENS
 from dlip.models.generate import Decoder, generate
 from dlip.models.med import Med
+from dlip.models.protocol import Model
 from dlip.models.tasks import TASKS
+from dlip.vlm import VLM
 
-if TYPE_CHECKING:
-    from dlip.vlm import VLM
-
-K = TypeVar("K")
+Progress = Callable[[float], object] | None
+"""Called with the fraction done, 0 to 1, after each timed call."""
 
 
 class Workload:
@@ -38,7 +37,7 @@ class Workload:
 
     def __init__(
         self,
-        model: "Med | VLM",
+        model: Model,
         task: str,
         batch: int = 1,
         beams: int = 3,
@@ -48,11 +47,10 @@ class Workload:
     ):
         if task not in TASKS:
             raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-        med = getattr(model, "med", model)
-        self.matching = can_match(med) if matching is None else matching
+        self.matching = "itm" in model.abilities if matching is None else matching
         ability = "itc" if task == "retrieval" and not self.matching else TASKS[task].abilities[-1]
-        self.med: Med = med.model_for(ability).eval()
-        if not isinstance(self.med, Med):
+        self.med: Med = model.model_for(ability).eval()
+        if self.med.stock:
             raise UserError("a CLIP or SigLIP cannot be timed; choose a BLIP")
         c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype
         prompt = (c.dec_id, *(c.prompt_ids if task == "captioning" else ()))
@@ -128,17 +126,13 @@ class Workload:
         return {"decoder": lambda: self.decoder(context, mask), "decoder_step": step}
 
 
-def can_match(model: "Med | VLM") -> bool:
-    return "itm" in getattr(model, "med", model).abilities
-
-
-def workloads(models: "dict[str, Med | VLM]", task: str, **size) -> dict[str, Workload]:
+def workloads(models: dict[str, VLM], task: str, **size) -> dict[str, Workload]:
     """The same task of every model: retrieval without ITM's score if one of them lacks it.
 
     Raises UserError as `Workload`, and for models on different devices, whose times cannot be compared.
     """
-    matching = all(map(can_match, models.values()))
-    work = {name: Workload(model, task, matching=matching, **size) for name, model in models.items()}
+    matching = all("itm" in vlm.abilities for vlm in models.values())
+    work = {name: Workload(vlm.med, task, matching=matching, **size) for name, vlm in models.items()}
     if len({load.pixels.device for load in work.values()}) > 1:
         places = ", ".join(f"{name} on {load.pixels.device}" for name, load in work.items())
         raise UserError(f"times on different devices cannot be compared: {places}; move the models to one of them")
@@ -147,28 +141,26 @@ def workloads(models: "dict[str, Med | VLM]", task: str, **size) -> dict[str, Wo
 
 @torch.inference_mode()
 def compare_latency(
-    models: "dict[str, Med | VLM]",
+    models: dict[str, VLM],
     task: str = "captioning",
     repeats: int = 30,
     warmup: int = 5,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress = None,
     **size,
 ) -> dict:
     """{"models": name -> times and settings, "speedup": name -> median of the first model / median of this one}.
 
-    Times are median "p50_ms" and "p95_ms" of the task and of each of its "modules"; `size` as in `Workload`.
-    In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
-    with the fraction done, 0 to 1, after each timed call. Raises UserError as `workloads`.
+    Times are median "p50_ms" and "p95_ms" of the task and of each of its "modules"; `size` as in `Workload`. In each of
+    `warmup` + `repeats` rounds the models take turns at the task, then at each module. Raises UserError as `workloads`.
     """
     work = workloads(models, task, **size)
     modules = {name: {"total": load, **load.modules()} for name, load in work.items()}
     parts = next(iter(modules.values()))
     calls = {(part, name): modules[name][part] for part in parts for name in work}
-    times = _in_turns(calls, warmup, repeats, next(iter(work.values())).pixels.device, progress)
-    out = {}
-    for name in work:
+    times, out = _in_turns(calls, warmup, repeats, work, progress), {}
+    for name, load in work.items():
         spread = {part: _percentiles(times[part, name]) for part in parts}
-        settings = {**work[name].settings, "repeats": repeats, "warmup": warmup}
+        settings = {**load.settings, "repeats": repeats, "warmup": warmup}
         out[name] = {**settings, **spread.pop("total"), "modules": spread}
     first = next(iter(out.values()))["p50_ms"]
     return {"models": out, "speedup": {name: first / one["p50_ms"] for name, one in out.items()}}
@@ -176,37 +168,31 @@ def compare_latency(
 
 @torch.inference_mode()
 def throughput(
-    models: "dict[str, Med | VLM]",
+    models: dict[str, VLM],
     task: str = "captioning",
     batches: Sequence[int] = (1, 4, 16),
     repeats: int = 5,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress = None,
     **size,
 ) -> dict[str, list[float]]:
     """Name -> items per second at each batch size: the batch size / the median time of the task end to end.
 
-    The models take turns at each batch size, after one warm-up round. `progress` is called with the fraction done, 0 to
-    1, after each timed call. Raises UserError as `workloads`.
+    The models take turns at each batch size, after one warm-up round. Raises UserError as `workloads`.
     """
     out = {name: [] for name in models}
     for place, batch in enumerate(batches):
         work = workloads(models, task, batch=batch, **size)
         report = progress and (lambda done, place=place: progress((place + done) / len(batches)))
-        times = _in_turns(work, 1, repeats, next(iter(work.values())).pixels.device, report)
-        for name, some in times.items():
-            out[name].append(1000 * batch / float(np.median(some)))
+        for name, ms in _in_turns(work, 1, repeats, work, report).items():
+            out[name].append(1000 * batch / float(np.median(ms)))
     return out
 
 
 def _in_turns(
-    calls: dict[K, Callable[[], object]],
-    warmup: int,
-    rounds: int,
-    device: torch.device,
-    progress: Callable[[float], object] | None,
-) -> dict[K, list[float]]:
+    calls: dict, warmup: int, rounds: int, work: dict[str, Workload], progress: Progress
+) -> dict[Hashable, list[float]]:
     """Milliseconds of each call in each of `rounds`, after `warmup` others; in a round every call runs once."""
-    times = {key: [] for key in calls}
+    device, times = next(iter(work.values())).pixels.device, {key: [] for key in calls}
     turns = list(product(range(warmup + rounds), calls))
     for done, (turn, key) in enumerate(turns, 1):
         ms = _time(calls[key], device)

@@ -5,17 +5,13 @@ import re
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch.autograd.profiler import profile
 from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 
 from dlip.cost.latency import Workload
-from dlip.models.med import Med
-
-if TYPE_CHECKING:
-    from dlip.vlm import VLM
+from dlip.vlm import VLM
 
 PROCESSES = Path("/proc")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler prints when it starts and stops
@@ -23,16 +19,15 @@ with profile():  # its first use has to be in the main thread
     pass
 
 
-def memory(model: "Med | VLM", task: str = "captioning", **size) -> dict:
+def memory(vlm: VLM, task: str = "captioning", **size) -> dict:
     """weights_mb, peak_mb (peak of the task's tensors; MB of 1e6 bytes) and the settings.
 
     peak_mb is None on devices other than CPU and CUDA. size, Raises: as in `Workload`.
     """
-    work = Workload(model, task, **size)
+    work = Workload(vlm.med, task, **size)
     measured = {"cuda": _peak_on_cuda, "cpu": peak_on_cpu}.get(work.pixels.device.type)
-    peak = measured(work) / 1e6 if measured else None
     weights = sum(p.nbytes for p in work.med.parameters())
-    return {**work.settings, "weights_mb": weights / 1e6, "peak_mb": peak}
+    return {**work.settings, "weights_mb": weights / 1e6, "peak_mb": measured(work) / 1e6 if measured else None}
 
 
 def _peak_on_cuda(work: Workload) -> int:
@@ -56,7 +51,7 @@ def peak_bytes(device: torch.device) -> int | None:
     """Peak memory of this process in bytes: on a GPU that of tensors, on a CPU all; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") if (PROCESSES / "self").exists() else None
+    return _status("VmHWM", "self") if (PROCESSES / "self").exists() else None
 
 
 def peak_mb(process: int | str = "self") -> float:
@@ -64,11 +59,6 @@ def peak_mb(process: int | str = "self") -> float:
     return _status("VmHWM", process) / 1e6
 
 
-def resident_mb(process: int | str = "self") -> float:
-    """Resident memory of a process in MB of 1e6 bytes; needs Linux's /proc."""
-    return _status("VmRSS", process) / 1e6
-
-
-def _status(field: str, process: int | str = "self") -> int:
+def _status(field: str, process: int | str) -> int:
     status = (PROCESSES / str(process) / "status").read_text()
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])

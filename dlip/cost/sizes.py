@@ -15,15 +15,14 @@ PRINTED = {
 }  # fmt: skip
 """Millions of parameters and "FLOPs" in G as the paper prints them (arXiv 2308.12956, table of sizes)."""
 
-NOTES = (
-    "Params: stored tensors, tied ones once. GFLOPs: 2 per multiply-accumulate, attention products too.",
-    f"A pair: an image and a text of {TEXT_TOKENS} tokens, encoded alone (text) and with its image (fusion).",
-    f"A caption: {NEW_TOKENS['captioning']} tokens; an answer: {NEW_TOKENS['vqa']}; greedy, keys and values cached.",
-    "The paper's count: image encoder without positions, text encoder with cross-attention, no heads,",
-    "no decoder; GMACs of linear layers and patch embedding, the text read alone. dev: from the printed.",
-    "The feed-forward width of text-middle and -tiny is not published: 4x is used, and none gives both of",
-    "their printed figures. text-base's 2.25 reads like 2.55; blip-base's are not the sums of its parts.",
-)
+NOTES = f"""\
+Params: stored tensors, tied ones once. GFLOPs: 2 per multiply-accumulate, attention products too.
+A pair: an image and a text of {TEXT_TOKENS} tokens, encoded alone (text) and with its image (fusion).
+A caption: {NEW_TOKENS["captioning"]} tokens; an answer: {NEW_TOKENS["vqa"]}; greedy, keys and values cached.
+The paper's count: image encoder without positions, text encoder with cross-attention, no heads,
+no decoder; GMACs of linear layers and patch embedding, the text read alone. dev: from the printed.
+The feed-forward width of text-middle and -tiny is not published: 4x is used, and none gives both of
+their printed figures. text-base's 2.25 reads like 2.55; blip-base's are not the sums of its parts."""
 
 
 def models_table() -> pd.DataFrame:
@@ -42,19 +41,12 @@ def models_table() -> pd.DataFrame:
 
 def _row(name: str, c: ModelConfig, part: str) -> dict:
     count, paper = params(c), paper_count(c)
-    modules = {
-        "image": count["image"],
-        "text": count["embeddings"] + count["text_self"] + count["text_ffn"],
-        "fusion": count["fusion"],
-        "decoder": count["decoder"],
-        "lm_head": count["lm_head"],
-        "heads": count["itc"] + count["itm"] + count["bridge"],
-    }
+    modules = {name: count[name] for name in ("image", "fusion", "decoder", "lm_head")}
+    modules["text"] = count["embeddings"] + count["text_self"] + count["text_ffn"]
+    modules["heads"] = count["itc"] + count["itm"] + count["bridge"]
     flops = {name: macs.flops for name, macs in task_macs(c, "retrieval").items()}
-    own = {"image": ("image",), "text": ("text", "fusion"), "both": modules}[part]
-    sides = ("image", "text") if part == "both" else (part,)
-    row = {"model": name, "part": part}
-    row["params_m"] = sum(modules[m] for m in own) / 1e6
+    own = {"image": ("image",), "text": ("text", "fusion"), "both": tuple(modules)}[part]
+    row = {"model": name, "part": part, "params_m": sum(modules[m] for m in own) / 1e6}
     row |= {f"params_{m}_m": modules[m] / 1e6 for m in own}
     row["flops_g"] = sum(flops[m] for m in own if m in flops) / 1e9
     row |= {f"flops_{m}_g": flops[m] / 1e9 for m in own if m in flops}
@@ -62,6 +54,7 @@ def _row(name: str, c: ModelConfig, part: str) -> dict:
         row |= {f"params_{task}_m": count / 1e6 for task, count in task_params(c).items() if task != "all"}
         row |= {f"flops_{task}_g": sum(m.flops for m in task_macs(c, task).values()) / 1e9 for task in TASKS}
     for figure, unit in (("params_m", 1e6), ("macs_g", 1e9)):
+        sides = ("image", "text") if part == "both" else (part,)
         by_side = {side: paper[f"{side}_{figure[:-2]}"] / unit for side in sides}
         row[f"paper_{figure}"] = sum(by_side.values())
         row |= {f"paper_{side}_{figure}": value for side, value in by_side.items()}
@@ -72,35 +65,32 @@ def _row(name: str, c: ModelConfig, part: str) -> dict:
     return row
 
 
-STORED = {
-    "": "total", "image_": "image", "text_": "text", "fusion_": "fusion", "decoder_": "decoder",
-    "lm_head_": "LM head", "heads_": "ITC, ITM", **{f"{task}_": task for task in TASKS},
-}  # fmt: skip
-PASSES = {
-    "": "pair", "image_": "image", "text_": "text", "fusion_": "fusion", "heads_": "ITC, ITM",
-    "captioning_": "caption", "vqa_": "answer",
-}  # fmt: skip
-PAPER = {
-    "paper_params_m": "params M", "paper_image_params_m": "image", "paper_text_params_m": "text",
-    "printed_params_m": "printed", "params_dev": "dev %",
-    "paper_macs_g": "GMACs", "paper_image_macs_g": "image", "paper_text_macs_g": "text",
-    "printed_macs_g": "printed", "macs_dev": "dev %",
+BLOCKS = {
+    "Parameters, M: by module, and of the model of one task": {
+        "params_m": "total", "params_image_m": "image", "params_text_m": "text", "params_fusion_m": "fusion",
+        "params_decoder_m": "decoder", "params_lm_head_m": "LM head", "params_heads_m": "ITC, ITM",
+        **{f"params_{task}_m": task for task in TASKS},
+    },
+    "GFLOPs: of a pair, by pass, and of the other tasks": {
+        "flops_g": "pair", "flops_image_g": "image", "flops_text_g": "text", "flops_fusion_g": "fusion",
+        "flops_heads_g": "ITC, ITM", "flops_captioning_g": "caption", "flops_vqa_g": "answer",
+    },
+    "In the paper's count, beside its printed figures": {
+        "paper_params_m": "params M", "paper_image_params_m": "image", "paper_text_params_m": "text",
+        "printed_params_m": "printed", "params_dev": "dev %",
+        "paper_macs_g": "GMACs", "paper_image_macs_g": "image", "paper_text_macs_g": "text",
+        "printed_macs_g": "printed", "macs_dev": "dev %",
+    },
 }  # fmt: skip
 
 
 def models_text(table: pd.DataFrame) -> str:
     """`models_table()` for the terminal, at most 120 columns wide."""
-    blocks = {
-        "Parameters, M: by module, and of the model of one task": {f"params_{k}m": STORED[k] for k in STORED},
-        "GFLOPs: of a pair, by pass, and of the other tasks": {f"flops_{k}g": PASSES[k] for k in PASSES},
-        "In the paper's count, beside its printed figures": PAPER,
-    }
-    formats = {"dev %": "{:+.1f}".format}
-    out = []
-    for title, columns in blocks.items():
+    out, formats = [], {"dev %": "{:+.1f}".format}
+    for title, columns in BLOCKS.items():
         cells = table[list(columns)].rename(columns=columns).rename_axis(None)
         out.append(f"{title}\n{cells.to_string(formatters=formats, float_format=_figure, na_rep='')}")
-    return "\n\n".join([*out, "\n".join(NOTES)])
+    return "\n\n".join([*out, NOTES])
 
 
 def _figure(x: float) -> str:

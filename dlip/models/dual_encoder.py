@@ -52,6 +52,8 @@ class DualEncoderConfig:
     """Longest text, in tokens; longer ones are truncated."""
     class_token: bool
     """Whether a class token is read with the patches; else the patches are pooled."""
+    resized_positions: int = 0
+    """Positions that are resized to the image's patches by a matrix product, as in SigLIP 2."""
     fusion_layers: tuple[int, ...] = ()
     """There are none."""
 
@@ -87,6 +89,7 @@ class DualEncoder(Model, nn.Module):
             vision.num_hidden_layers, vision.intermediate_size, text.hidden_size, text.num_attention_heads,
             text.num_hidden_layers, text.intermediate_size, self.embed_dim(),
             min(text.max_position_embeddings, tokenizer.stock.model_max_length), self.class_token,
+            getattr(vision, "num_patches", 0),
         )  # fmt: skip
         for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
             values = getattr(image_processor, name) if image_processor.do_normalize else [neutral] * 3

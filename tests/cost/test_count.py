@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import dlip
 from dlip.checkpoints.tensors import weights
 from dlip.cost.count import (
-    dual_encoder_macs,
     image_macs,
     needed_params,
     params,
+    retrieval_macs,
     summary,
     task_macs,
     task_params,
@@ -175,7 +175,7 @@ def test_dual_encoders_against_torchs_counter(family, size, tmp_path):
     med, c = vlm.med, vlm.med.config
     images = torch.zeros(1, 3, c.image_size, c.image_size, dtype=torch.uint8)
     ids, mask = vlm.tokenize(["a" * 9 if family == "clip" else "a"])
-    macs = dual_encoder_macs(med, text_tokens=ids.shape[1])
+    macs = retrieval_macs(med, text_tokens=ids.shape[1])
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         for name, compute in {
