@@ -5,9 +5,10 @@ import os
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.3.0"
-__all__ = ["distill", "evaluate", "load"]
+__all__ = ["VLM", "distill", "evaluate", "load"]
 
 _PUBLIC = {
+    "VLM": "dlip.vlm:VLM",
     "load": "dlip.vlm:VLM.load",
     "distill": "dlip.experiments.run:distill",
     "evaluate": "dlip.evaluation.evaluate:evaluate",
@@ -15,7 +16,7 @@ _PUBLIC = {
 
 
 def __getattr__(name: str):
-    """Import torch only when a function of `_PUBLIC` is first used."""
+    """Import torch only when a name of `_PUBLIC` is first used."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pkgutil import resolve_name
