@@ -1,10 +1,10 @@
 """Floor and ceiling of the metrics on a split of scenes: what a blind guesser scores, and what the ground truth does.
 
-Both have the form of `dlip.evaluate`. Nothing is drawn at random: where chance decides, the figure is its
-expectation.
+Both have the form of `dlip.evaluate`. Nothing is drawn at random: where chance decides, the figure is its expectation.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from dlip.data.batch import Example
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.facts import count_facts
 from dlip.data.scenes.truth import caption_facts, parse_caption
-from dlip.data.scenes.world import ATTRIBUTES, Scene
+from dlip.data.scenes.world import Scene
 from dlip.evaluation.tasks import captioning, vqa
 from dlip.evaluation.tasks.retrieval import RECALLS
 from dlip.models.tasks import TASKS
@@ -43,13 +43,14 @@ def bounds(
     if "retrieval" in tasks:
         floor["retrieval"], ceiling["retrieval"] = retrieval_floor(items), retrieval_ceiling(items, scenes)
     if "captioning" in tasks:
-        for bound, (metrics, notes) in (
-            (floor, captioning_floor(texts, text_scenes, train)), (ceiling, captioning_ceiling(texts, text_scenes)),
-        ):  # fmt: skip
+        captions = captioning_floor(texts, text_scenes, train), captioning_ceiling(texts, text_scenes)
+        for bound, (metrics, notes) in zip((floor, ceiling), captions, strict=True):
             bound["captioning"] = metrics
             bound["notes"] = {f"captioning.{name}": note for name, note in notes.items()}
     if "vqa" in tasks:
-        floor["vqa"], ceiling["vqa"] = vqa.blind_baseline(train, texts), vqa_ceiling(texts)
+        questions = vqa.answered_questions(texts)
+        usual = [max(q.answers, key=q.answers.count) for q in questions]  # the annotators' most frequent answers
+        floor["vqa"], ceiling["vqa"] = vqa.blind_baseline(train, texts), vqa.score(usual, questions)[0]
     return {"floor": floor, "ceiling": ceiling}
 
 
@@ -76,69 +77,42 @@ def retrieval_ceiling(items: Sequence[Example], scenes: Sequence[Scene]) -> dict
 
 
 def _recalls(tr: tuple, ir: tuple) -> dict[str, float]:
-    """ "tr@1" ... "ir@10" from (own, size) of each direction: see `_chance`."""
-    return {
-        f"{name}@{k}": 100 * float(_chance(k, *sizes).mean())
-        for name, sizes in (("tr", tr), ("ir", ir))
-        for k in RECALLS
-    }
+    """ "tr@1" ... "ir@10" from (own, size) of each direction: the probability that the first k of `size` items in
+    random order have one of the `own` among them."""
+    out = {}
+    for name, (own, size) in (("tr", tr), ("ir", ir)):
+        for k in RECALLS:
+            misses = [(size - own - i).clip(0) / np.maximum(size - i, 1) for i in range(k)]
+            out[f"{name}@{k}"] = 100 * float((1 - np.prod(misses, 0)).mean())
+    return out
 
 
-def _chance(k: int, own: np.ndarray, size: np.ndarray | int) -> np.ndarray:
-    """Probability that the first k of `size` items in random order have one of the `own` among them, [Q]."""
-    misses = [(size - own - i).clip(0) / np.maximum(size - i, 1) for i in range(k)]
-    return 1 - np.prod(misses, 0)
-
-
-def true_images(captions: Sequence[str], scenes: Sequence[Scene]) -> list[np.ndarray]:
+def true_images(captions: Sequence[str], scenes: Sequence[Scene]) -> list[list[int]]:
     """For each caption the indices of the scenes that all its claims are true of, in order.
 
-    Scenes that lack one of its objects, its count or its background are ruled out by index; the rest, few, are checked
-    claim by claim.
+    Only scenes that show each of its objects are checked claim by claim.
     """
-    index, true_of = _SceneIndex(scenes), {}
-    for caption in dict.fromkeys(captions):
-        candidates = np.flatnonzero(index.may_hold(caption))
-        true_of[caption] = np.array([i for i in candidates if _is_true(caption, scenes[i])], int)
-    return [true_of[caption] for caption in captions]
 
+    @cache
+    def showing(claims: tuple[tuple[str, str], ...]) -> set[int]:
+        has_all = lambda shape: all(getattr(shape, name) == value for name, value in claims)  # noqa: E731
+        return {i for i, scene in enumerate(scenes) if any(map(has_all, scene.objects))}
 
-def _is_true(caption: str, scene: Scene) -> bool:
-    return all(fact.true for fact in caption_facts(caption, scene))
-
-
-class _SceneIndex:
-    """Which scenes show an object of some attributes, by comparing arrays."""
-
-    def __init__(self, scenes: Sequence[Scene]):
-        self.counts = np.array([len(scene.objects) for scene in scenes])
-        self.backgrounds = np.array([scene.background for scene in scenes])
-        most = self.counts.max()
-        self.values = {  # attribute -> [scenes, objects], "" where a scene has fewer
-            name: np.array([[getattr(o, name) for o in s.objects] + [""] * (most - len(s.objects)) for s in scenes])
-            for name in ATTRIBUTES
-        }
-        self.known: dict[tuple, np.ndarray] = {}
-
-    def shows(self, claims: tuple[tuple[str, str], ...]) -> np.ndarray:
-        """bool [scenes]: whether one object has all of these (attribute, value)."""
-        if claims not in self.known:
-            self.known[claims] = np.all([self.values[name] == value for name, value in claims], 0).any(1)
-        return self.known[claims]
-
-    def may_hold(self, caption: str) -> np.ndarray:
-        """bool [scenes]: false where an object, a count or a background of the caption is not in the scene."""
-        parsed, possible = parse_caption(caption), np.ones(len(self.counts), bool)
+    @cache
+    def true_of(caption: str) -> list[int]:
+        parsed, possible = parse_caption(caption), set(range(len(scenes)))
         for mention in parsed.mentions:
-            possible &= self.shows(mention.claims)
+            possible &= showing(mention.claims)
         for _, number in parsed.counts:
-            possible &= self.counts == number
+            possible = {i for i in possible if len(scenes[i].objects) == number}
         for background in parsed.backgrounds:
-            possible &= self.backgrounds == background
-        return possible
+            possible = {i for i in possible if scenes[i].background == background}
+        return [i for i in sorted(possible) if all(fact.true for fact in caption_facts(caption, scenes[i]))]
+
+    return [true_of(caption) for caption in captions]
 
 
-# --- captioning and questions -----------------------------------------------------------------------------------------
+# --- captioning -------------------------------------------------------------------------------------------------------
 
 
 def captioning_floor(items: Sequence[Example], scenes: Sequence[Scene], train: Sequence[Example]) -> tuple[dict, dict]:
@@ -167,9 +141,3 @@ def captioning_ceiling(items: Sequence[Example], scenes: Sequence[Scene]) -> tup
         values = [table[name] for table in tables]
         means[name] = None if None in values else sum(values) / len(values)
     return means | captioning.facts(counts), notes
-
-
-def vqa_ceiling(items: Sequence[Example]) -> dict:
-    """Metrics of the annotators' most frequent answers."""
-    questions = vqa.answered_questions(items)
-    return vqa.score([max(q.answers, key=q.answers.count) for q in questions], questions)[0]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dlip import records
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch, squares
 from dlip.data.scenes.dataset import Scenes
@@ -22,19 +21,17 @@ from dlip.evaluation.attention_maps import (  # fmt: skip
     mask_coverage,
     mass,
     measure,
-    patches,
     pointing,
     rollout,
     word_maps,
     word_objects,
     word_weights,
 )
-from dlip.experiments import run
 from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import TINY_BACKBONE, ListDataset, shaken
+from tests.helpers import shaken
 
 
 def changed(vlm: VLM, seed: int, **changes) -> VLM:
@@ -82,13 +79,6 @@ def test_maps_equal_those_of_the_losses(tiny, scenes):
     torch.testing.assert_close(maps.map(where, head=2), expected[2, full].mean(0))
     torch.testing.assert_close(maps.map(where), expected[:, full].mean((0, 1)))
     torch.testing.assert_close(maps.map(where, layer=1), maps.map(where))
-
-
-def test_the_mean_over_layers(tiny, scenes):
-    deep = changed(tiny, 2, fusion_layers=(0, 1))
-    maps = word_maps(deep, scenes[0].image, scenes[0].captions[0])
-    both = (maps.map(1, layer=0, head=3) + maps.map(1, layer=1, head=3)) / 2
-    torch.testing.assert_close(maps.map(1, layer=None, head=3), both)
 
 
 def test_answer_maps_combine_question_maps(tiny, scenes):
@@ -192,33 +182,10 @@ def test_pointing_of_a_map_that_is_not_finite_is_no_hit():
     assert not pointing(torch.full((2, 2), float("nan")), torch.ones(2, 2))
 
 
-def test_half_of_a_surrogate_pair_is_a_word(tiny):
-    assert word_weights(tiny, ["a \ud800 circle"], tiny.med).shape[:2] == (1, 3)
-
-
-def test_words_without_tokens_keep_the_others_in_place(tiny, scenes):
-    """A zero-width space is a word between spaces, but no token."""
-    image = scenes[0].image
-    plain, spaced = word_maps(tiny, image, "a red square"), word_maps(tiny, image, "a \u200b red square")
-    assert spaced.words == ["a", "\u200b", "red", "square"]
-    torch.testing.assert_close(spaced.map(2), plain.map(1))
-
-
 def test_pointing_with_several_maxima():
     covered = torch.tensor([[0.0, 0.0], [0.5, 1.0]])
     over = torch.tensor([[[0.3, 0.1], [0.3, 0.3]], [[0.3, 0.3], [0.3, 0.1]], [[0.4, 0.1], [0.1, 0.4]]])
     assert pointing(over, covered).tolist() == [True, False, True]
-
-
-def test_named_words_refer_to_objects():
-    data = Scenes("test", size=30)
-    for i in range(30):
-        scene = data.scene(i)
-        for caption in data[i].captions:
-            result, words = word_objects(caption, scene), caption.replace(",", "").split()
-            assert result and {"a", "the", "left", "and"}.isdisjoint(words[place] for place in result)
-            assert all(words[place] in scene.objects[o].kind for place, o in result.items())
-    assert word_objects("nothing of note", data.scene(0)) == {}
 
 
 def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
@@ -253,51 +220,6 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
     assert (result["images"], result["words"]) == (5, len(hits))
 
 
-def test_uniform_maps_score_chance(tiny, scenes, monkeypatch):
-    even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 65), 1 / 65)]  # noqa: E731
-    monkeypatch.setattr(attention_maps, "cross_attention_maps", even)
-    result = measure(tiny, scenes)
-    assert result["fusion"]["mass"] == pytest.approx(result["chance"]["mass"])
-
-
-def test_captions_without_objects_are_refused(tiny, scenes, monkeypatch):
-    monkeypatch.setattr(attention_maps, "word_objects", lambda caption, scene: {})
-    with pytest.raises(UserError, match="no caption of scenes test names an object"):
-        measure(tiny, scenes)
-
-
-def test_uneven_numbers_of_captions(tiny, scenes):
-    class Uneven:
-        name, split, scene = scenes.name, scenes.split, scenes.scene
-
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, i):
-            return replace(scenes[i], captions=scenes[i].captions[: 1 + i % 3])
-
-    result = measure(tiny, Uneven())
-    alone = []
-    for i in range(4):
-        scene, item = scenes.scene(i), Uneven()[i]
-        covered = mask_coverage(torch.from_numpy(masks(scene)), 8)
-        for caption in item.captions:
-            maps = word_maps(tiny, item.image, caption)
-            alone += [mass(maps.patches(word), covered[o]).item() for word, o in word_objects(caption, scene).items()]
-    assert result["fusion"]["mass"] == pytest.approx(100 * np.mean(alone), rel=1e-4)
-
-
-def test_maps_of_data_without_captions_are_refused(tiny, scenes):
-    silent = ListDataset([replace(item, captions=[]) for item in scenes], "silent")
-    with pytest.raises(UserError, match="silent test has no captions"):
-        divergence(tiny, tiny, silent)
-
-
-def test_members_of_a_composite_have_grids_of_their_own(scenes):
-    alone, joined = (measure(VLM.load(f"scenes/student{other}"), scenes, 2) for other in ("", "+scenes/teacher@96"))
-    assert joined == alone
-
-
 # --- two models -------------------------------------------------------------------------------------------------------
 
 
@@ -330,44 +252,6 @@ def test_divergence_is_the_mean_over_words(tiny, scenes):
             tiny_maps, other_maps = (word_maps(vlm, scenes[i].image, caption, "decoder") for vlm in (tiny, other))
             bits += [map_divergence(tiny_maps.map(w), other_maps.map(w)).item() for w in range(len(tiny_maps.words))]
     assert divergence(tiny, other, scenes, limit=2)["decoder"] == pytest.approx(np.mean(bits), rel=1e-3)
-
-
-def test_scores_reach_the_records(tiny, scenes):
-    figures, _ = run.measure(tiny, scenes, 0, False, teacher=changed(tiny, 4), tasks=("vqa",))
-    record = records.new_record(
-        "x", "distilled", command="", config={}, seed=0, train_images=8, metrics=figures, losses={}, wall_s=0.0
-    )
-    row = records.frame([record]).iloc[0]
-    for column in ("pointing", "mass", "pointing_other", "mass_other", "divergence"):
-        assert row[column] == figures["attention"]["fusion"][column]
-        assert row[f"{column}_decoder"] == figures["attention"]["decoder"][column]
-    alone, _ = run.measure(tiny, scenes, 0, False, tasks=("vqa",))
-    assert "divergence" not in alone["attention"]["fusion"]
-
-
-def test_a_distilled_student_attends_where_its_teacher_does():
-    """The distilled student's words find their own objects, and it looks where its teacher does more than one alone."""
-    data, teacher = Scenes("test", size=12), VLM.load("scenes/teacher")
-    alone, taught = (
-        measure(VLM.load(f"scenes/{name}"), data, teacher=teacher)["fusion"]
-        for name in ("student-undistilled", "student")
-    )
-    assert taught["pointing"] > taught["pointing_other"] + 15
-    assert taught["divergence"] < alone["divergence"] / 2
-
-
-def test_patches_exclude_cls():
-    torch.testing.assert_close(patches(torch.tensor([0.5, 0.1, 0.1, 0.1, 0.2])), torch.tensor([[0.2, 0.2], [0.2, 0.4]]))
-
-
-def test_of_a_model_with_an_image_backbone(scenes):
-    """Its patches are the cells of the backbone's last grid."""
-    vlm = run.new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), 0)
-    text, grid = scenes[0].captions[0], vlm.med.config.grid
-    over = word_maps(vlm, scenes[0].image, text)
-    expected = features(vlm, scenes[0].image, text).maps("fusion", "cross")[0].mean(0)  # [T, 1+P]
-    torch.testing.assert_close(over.map(0), (word_weights(vlm, [text], vlm.med)[0] @ expected)[0])
-    assert over.patches(0).shape == (grid, grid) and grid == 3
 
 
 def test_later_batches_are_scored_on_their_own_scenes(tiny, monkeypatch):

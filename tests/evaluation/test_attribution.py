@@ -11,16 +11,13 @@ import torch
 import torch.nn.functional as F
 
 import dlip.models.med
-from dlip.common.errors import UserError
 from dlip.data.batch import Batch, squares
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
-from dlip.experiments.run import new_student
 from dlip.models.fast.precision import convert_precision
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import TINY_BACKBONE
 
 METHODS = (integrated_gradients, partial(occlusion, window=16, stride=16), grad_cam)
 
@@ -58,15 +55,6 @@ def test_word_scores_add_up_to_the_captions(tiny, scenes, prompt):
     torch.testing.assert_close(sum(words), full[:-1].sum())  # the last is [SEP]
 
 
-def test_missing_words_are_refused(student, item):
-    with pytest.raises(UserError, match="no word 3 among those that"):
-        Score(student, "a red star", 3)
-    with pytest.raises(UserError, match="no word that the model reads"):
-        Score(student, " ")
-    with pytest.raises(UserError, match="no word -1"):
-        Score(student, "a red star", -1)
-
-
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
@@ -80,18 +68,6 @@ def test_integrated_gradients_add_up_to_the_score(student, item, word):
     result = integrated_gradients(score, item.image, steps=100)
     assert result.shape == (64, 64) and abs(risen) > 0.5
     assert result.sum().item() == pytest.approx(risen, rel=1e-3)
-
-
-def test_occlusion_is_the_drop_in_score(student, item):
-    score = Score(student, item.captions[0])
-    pixels = score.pixels(item.image)
-    hidden = pixels.clone()
-    hidden[..., 16:32, 32:48] = 0
-    with torch.no_grad():
-        cost = score(pixels) - score(hidden)
-    result = occlusion(score, item.image, window=16, stride=16)
-    torch.testing.assert_close(result[16:32, 32:48], cost.expand(16, 16))
-    assert len(result.unique()) <= 16  # squares
 
 
 def test_occlusion_averages_overlapping_squares(student, item):
@@ -138,13 +114,6 @@ def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
     torch.testing.assert_close(result, expected, atol=0.02 * result.max().item(), rtol=0.02)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_frozen_model_has_the_same_maps(student, item, method):
-    frozen = VLM(copy.deepcopy(student.med).requires_grad_(False), student.tokenizer)
-    maps = [method(Score(vlm, item.captions[0]), item.image) for vlm in (student, frozen)]
-    torch.testing.assert_close(maps[1], maps[0])
-
-
 @pytest.mark.parametrize("word", [None, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_model_in_bf16_has_similar_maps_in_fp32(student, item, method, word):
@@ -167,16 +136,3 @@ def test_progress_rises_to_one_and_its_exception_stops_the_work(student, item, m
     with pytest.raises(KeyboardInterrupt):
         method(score, item.image, progress=stop)
     assert all(parameter.grad is None for parameter in student.med.parameters())
-
-
-def test_of_a_model_with_an_image_backbone(item):
-    """As of a ViT: maps have the size of the image that the model reads, and integrated gradients add up."""
-    torch.manual_seed(0)
-    vlm = new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=0)
-    score = Score(vlm, item.captions[0], 1)
-    maps = [method(score, item.image) for method in METHODS]
-    assert all(found.shape == (72, 72) and found.abs().max() > 0 for found in maps)
-    pixels = score.pixels(item.image)
-    with torch.no_grad():
-        gain = score(pixels) - score(torch.zeros_like(pixels))
-    torch.testing.assert_close(maps[0].sum(), gain[0], atol=0.05 * gain.abs().item(), rtol=0)

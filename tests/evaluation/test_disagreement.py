@@ -3,8 +3,7 @@
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.disagreement import disagreements, items_of
+from dlip.evaluation.disagreement import disagreements
 
 
 def items(*rows: tuple) -> dict:
@@ -52,12 +51,6 @@ def test_retrieval_is_compared_by_rank():
     assert (df["teacher"][0], df["student"][0]) == ("rank 1", "rank 2")
 
 
-def test_one_item_per_image():
-    twice = [TEACHER["vqa"] * 2, [dict(row, accuracy=0.0) for row in STUDENT["vqa"]] * 2]
-    df = disagreements({"vqa": twice[0]}, {"vqa": twice[1]}, "vqa")
-    assert list(df["image_id"]) == [1, 2]
-
-
 def test_incomparable_items_are_refused():
     with pytest.raises(UserError, match="no items of 'vqa' to compare; choose one of captioning$"):
         disagreements({"captioning": TEACHER["captioning"]}, STUDENT, "vqa")
@@ -65,10 +58,3 @@ def test_incomparable_items_are_refused():
     for task, fewer in (("captioning", {"captioning": STUDENT["captioning"][:2]}), ("ir", STUDENT)):
         with pytest.raises(UserError, match="evaluated on different data"):
             disagreements(TEACHER, fewer, task)
-
-
-def test_items_of_image_ids():
-    data = Scenes("test", size=6)
-    wanted = [data[4].image_id, data[1].image_id]
-    result = items_of(data, wanted)
-    assert set(result) == set(wanted) and result[wanted[0]].captions == data[4].captions

@@ -100,14 +100,6 @@ def test_invalid_arguments_are_refused(tiny, scenes):
         dlip.evaluate(tiny, ListDataset(Example(item.image, item.image_id) for item in scenes), progress=False)
 
 
-def test_progress_bar_is_on_standard_error_or_off(tiny, scenes, capsys):
-    dlip.evaluate(tiny, scenes, tasks=("vqa",), progress=False)
-    assert capsys.readouterr() == ("", "")
-    dlip.evaluate(tiny, scenes, tasks=("vqa",))
-    out, err = capsys.readouterr()
-    assert not out and "vqa" in err
-
-
 def test_a_composite_ranks_by_the_itc_of_one_and_the_itm_of_the_other(make_vlm, scenes, tmp_path):
     """A CLIP and a BLIP that was trained with ITM alone: candidates, and then all of them scored again."""
     blip = make_vlm(1)

@@ -26,24 +26,6 @@ def test_ties_keep_their_order_and_nan_is_no_hit():
     assert ranks(broken, own).tolist() == [1, 0, 0, 0]
 
 
-def test_ranks_by_hand():
-    """Three pictures with two, one and three captions."""
-    scores = torch.tensor([
-        [0.1, 0.9, 0.8, 0.15, 0.3, 0.4],  # second caption first
-        [0.9, 0.8, 0.1, 0.7, 0.6, 0.5],  # its one caption last
-        [0.5, 0.4, 0.3, 0.2, 0.1, 0.0],  # its first caption fourth
-    ])  # fmt: skip
-    own = torch.tensor([7, 8, 9])[:, None] == torch.tensor([7, 7, 8, 9, 9, 9])
-    assert ranks(scores, own).tolist() == [0, 5, 3]
-    assert ranks(scores.T, own.T).tolist() == [2, 0, 2, 1, 2, 2]
-
-
-def test_items_of_one_image_share_their_captions():
-    similarity = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
-    of = torch.tensor([4, 4, 5])
-    assert nearest(similarity, torch.eye(3), of, of, 1).rank.tolist() == [0, 0, 0]
-
-
 @pytest.mark.parametrize("k", [0, 3, 60])
 def test_chunks_do_not_change_the_result(k, monkeypatch):
     torch.manual_seed(0)

@@ -85,20 +85,6 @@ def test_images_beyond_the_memory_limit_are_encoded_again(tiny, scenes, monkeypa
     assert torch.equal(kept.tr.scores, again.tr.scores) and torch.equal(kept.ir.scores, again.ir.scores)
 
 
-def test_pair_of_both_directions_is_scored_once(tiny, scenes, monkeypatch):
-    seen, keys = [], []
-    fuse_with, cross = type(tiny.med).fuse_with, type(tiny.med.text_encoder).cross
-    monkeypatch.setattr(
-        type(tiny.med),
-        "fuse_with",
-        lambda med, kv, ids, *a, **how: seen.append(len(ids)) or fuse_with(med, kv, ids, *a, **how),
-    )
-    monkeypatch.setattr(type(tiny.med.text_encoder), "cross", lambda enc, x: keys.append(len(x)) or cross(enc, x))
-    with torch.inference_mode():
-        predict(tiny, scenes, k=len(scenes) * 5, progress=False)
-    assert sum(seen) == 8 * 40 and keys == [1] * 8  # and a picture's keys and values are made once
-
-
 @torch.inference_mode()
 def test_equal_texts_have_equal_scores(tiny, scenes, monkeypatch):
     """Whatever would be beside each of them in a batch."""
@@ -112,13 +98,6 @@ def test_equal_texts_have_equal_scores(tiny, scenes, monkeypatch):
         said = {(result.captions[place], number) for number, place in zip(row, places, strict=True)}
         assert len(said) == len(set(result.captions)) < len(row)
     assert len({tuple(row) for row in result.ir.scores[::4].tolist()}) == 1  # "a red star", whosever it is
-
-
-def test_only_built_in_scenes_have_fewer_candidates(tiny, scenes):
-    tiny.med.eval()
-    folder = ListDataset(scenes, name="scenes")  # as a folder of photos may be called
-    few, many = (predict(tiny, data, progress=False).tr.nearest.candidates for data in (scenes, folder))
-    assert few.shape == (8, 16) and many.shape == (8, 40)
 
 
 def test_model_without_itm_ranks_by_itc_with_a_note(tiny, scenes, monkeypatch):
@@ -159,13 +138,3 @@ def test_decoder_re_ranks_by_the_ratio_of_a_caption_with_its_image(tiny, scenes)
     ratio = said[best, torch.arange(len(scenes))[:, None]] - typical[best]
     torch.testing.assert_close(result.tr.scores, result.tr.nearest.similarity / temperature + ratio, atol=1e-3, rtol=0)
     assert torch.equal(result.tr.rank, result.tr.joint_rank)
-
-
-def test_decoder_re_ranks_without_itm(tiny, scenes, monkeypatch):
-    tiny.med.eval()
-    monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "lm"}), raising=False)
-    result = retrieval.run(tiny, scenes, k=3, rerank="decoder", progress=False)
-    assert result.notes["tr@1"] == "re-ranked by the caption decoder"
-    monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "itm"}))
-    with pytest.raises(MissingAbility, match="cannot"):
-        predict(tiny, scenes, k=3, rerank="decoder", progress=False)
