@@ -5,22 +5,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dlip.common.errors import UserError
 from dlip.data.batch import Question
 
-SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
-"""Files are named after splits."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 """Word in the name of a file, a folder or a hub's split -> split."""
 _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 HUMAN = "human"
 """Writer of a caption for which no model is named."""
-
-
-def check_split(name: str) -> None:
-    """Raise UserError if a split's name cannot be part of a file name."""
-    if not SPLIT_NAME.fullmatch(name):
-        raise UserError(f"the split name {name[:100]!a} is invalid; use letters, digits, spaces, hyphens and periods")
 
 
 def as_text(value) -> str:

@@ -4,13 +4,13 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dlip.common.errors import UserError
 
@@ -25,15 +25,6 @@ SUFFIXES = ("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # decompression bombs are refused by to_rgb, other faults harmless
 
-_Turn = Image.Transpose
-_UPRIGHT = {
-    2: _Turn.FLIP_LEFT_RIGHT, 3: _Turn.ROTATE_180, 4: _Turn.FLIP_TOP_BOTTOM, 5: _Turn.TRANSPOSE, 6: _Turn.ROTATE_270,
-    7: _Turn.TRANSVERSE, 8: _Turn.ROTATE_90,
-}  # fmt: skip
-"""EXIF orientation -> what turns the image upright."""
-_ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-"""What Pillow reads an orientation from."""
-
 
 def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     """The image in a file, or in `data` under that name: RGB and upright.
@@ -41,8 +32,6 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     Raises UserError, naming the file, if it cannot be read.
     """
     try:
-        if data is not None and data.startswith(b"\xff\xd8\xff"):
-            return to_rgb(JpegImageFile(BytesIO(data)))  # 5% faster without the search for the format
         if data is None and not S_ISREG(os.stat(path).st_mode):
             raise OSError("it is not a file")  # reading a pipe would block forever
         with Image.open(path if data is None else BytesIO(data), formats=FORMATS) as image:
@@ -63,8 +52,7 @@ def as_pil(image: Image.Image | np.ndarray) -> Image.Image:
 
 
 def as_list(values: Iterable, noun: str) -> list:
-    """Images or texts as a list. Raises UserError for a single one, as a string would be taken for a list of letters,
-    and for a text that is not a string."""
+    """Images or texts as a list. Raises UserError for a single one, and for a text that is not a string."""
     if isinstance(values, str | Path | Image.Image) or (isinstance(values, np.ndarray) and values.ndim < 4):
         raise UserError(f"expected a list of {noun}s, got a single one; put it in brackets: [{noun}]")
     values = list(values)
@@ -73,7 +61,7 @@ def as_list(values: Iterable, noun: str) -> list:
     return values
 
 
-def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+def load_image(image: ImageInput) -> Image.Image | np.ndarray:
     """An image (RGB and upright), the path of one, or pixels, uint8 [H, W, 3] (unchanged).
 
     Raises UserError for other pixels, such as those between 0 and 1, and for an empty image.
@@ -97,39 +85,27 @@ def _check_not_empty(width: int, height: int) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
-    16-bit gray keeps its upper 8 bits, 32-bit and signed gray is stretched from its minimum to its maximum, where
-    non-finite values are black. Raises UserError above `MAX_PIXELS`, before anything is decoded, and without pixels.
+    16-bit gray keeps its upper 8 bits, 32-bit gray is stretched from its minimum to its maximum. Raises UserError above
+    `MAX_PIXELS`, before anything is decoded, and without pixels.
     """
     _check_not_empty(image.width, image.height)
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
             f"an image of {image.width} x {image.height} is above the limit of {MAX_PIXELS:,} pixels; scale it down"
         )
-    if getattr(image, "is_animated", False):
-        image.seek(0)
+    image.seek(0)
     image.load()
-    orientation = _orientation(image)
-    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+    has_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    with suppress(Exception):  # Pillow raises nearly anything on broken EXIF
+        image = ImageOps.exif_transpose(image)
+    if has_16_bits:
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_stretch(np.asarray(image)))
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-        for key in _ORIENTED:  # else it would be turned once more
-            image.info.pop(key, None)
-    return image
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """EXIF orientation, None if it cannot be read; `ImageOps.exif_transpose` also rewrites the EXIF, and may fail."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises nearly anything on broken EXIF
-        return None
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
@@ -165,6 +141,5 @@ def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
     values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)  # differences of int32 overflow
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
     return np.nan_to_num(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)

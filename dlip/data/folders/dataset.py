@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from dlip.common.errors import UserError
@@ -19,9 +20,8 @@ class Folder(Stored):
     """One split of a folder; captions and questions of an image are joined.
 
     Faults: an image that is missing or cannot be decoded, an empty caption or question, a question without answer, an
-    image of two splits (it stays in its first). With on_error "skip" they are quarantined in `faults`, with "fatal"
-    they raise UserError. Faults of texts are found on opening, those of images by `verify`. Symbolic links among the
-    images are followed, since the folder is the user's own.
+    image of two splits (it stays in its first). Those of texts are found on opening, those of images by `verify`.
+    Symbolic links among the images are followed, since the folder is the user's own.
     """
 
     def __init__(self, path: str | Path, split: str, on_error: str = "fatal", uncaptioned: bool = False):
@@ -35,14 +35,13 @@ class Folder(Stored):
         self.annotations, faults = _join(self.path, split, annotations, uncaptioned)
         self.report(faults)
 
-    def __getitem__(self, i: int) -> Example:
-        """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
-        return replace(self.without_image(i), image=read_image(self.root / self.annotations[i].name))
-
     def __len__(self) -> int:
         return len(self.annotations)
 
-    @property
+    def __getitem__(self, i: int) -> Example:
+        return replace(self.without_image(i), image=read_image(self.root / self.annotations[i].name))
+
+    @cached_property
     def fields(self) -> frozenset[str]:
         return fields_of(self, len(self))
 
@@ -54,24 +53,18 @@ class Folder(Stored):
         return self.annotations[i].name
 
     def image_bytes(self, i: int) -> bytes:
-        """The file of image i. Raises UserError if it cannot be read."""
-        file = self.root / self.annotations[i].name
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise UserError(f"the image {file} cannot be read ({error}); replace or remove it") from error
-
-    def keep(self, kept: list[int]) -> None:
-        self.annotations = [self.annotations[i] for i in kept]
+        return (self.root / self.annotations[i].name).read_bytes()
 
     def image_fault(self, i: int) -> str | None:
-        """As in `Stored`; it names a missing file as such."""
         name = self.image_name(i)
         try:
             (self.root / name).stat()
         except (OSError, ValueError):  # ValueError: an impossible file name
             return f"{name} is missing"
         return super().image_fault(i)
+
+    def keep(self, kept: list[int]) -> None:
+        self.annotations = [self.annotations[i] for i in kept]
 
     def fingerprint(self) -> str:
         """Hash of the texts and of the images' names, sizes and times."""
@@ -99,7 +92,6 @@ def _join(
     if split not in counts:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
         raise UserError(f"{path} has no split {split!r}; choose one of: {names}")
-
     images: dict[str, Annotation] = {}
     faults: list[str] = []
     for about in annotations:
@@ -113,8 +105,7 @@ def _join(
         image.captions += about.captions
         image.writers |= about.writers
         image.questions += about.questions
-    kept = [
-        image for image in images.values()
-        if image.captions or image.questions or (uncaptioned and image.split == split)
-    ]  # fmt: skip
+    kept = [image for image in images.values() if image.split == split]
+    if not uncaptioned:
+        kept = [image for image in kept if image.captions or image.questions]
     return kept, list(dict.fromkeys(faults))

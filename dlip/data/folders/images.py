@@ -15,10 +15,10 @@ _COCO_FOLDER = re.compile(r"(train|val|test)20\d\d")
 
 
 def image_files(root: Path) -> list[str]:
-    """Paths below a folder of all files that are images by their suffix, sorted. Hidden ones are left out."""
-    paths = (path for path in _files(root) if Path(path).suffix.lower().removeprefix(".") in SUFFIXES)
-    paths = (path for path in paths if not any(part.startswith((".", "__MACOSX")) for part in Path(path).parts))
-    return sorted(path for path in paths if (root / path).is_file())
+    """Paths below a folder of all files that are images by their suffix, sorted; hidden ones are ignored."""
+    paths = [path for path in map(Path, _files(root)) if path.suffix.lower().removeprefix(".") in SUFFIXES]
+    hidden = (".", "__MACOSX")
+    return sorted(path.as_posix() for path in paths if not any(part.startswith(hidden) for part in path.parts))
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -29,9 +29,7 @@ def _files(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(place)
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))  # before links to them
-        for name in files:
-            yield (Path(folder) / name).relative_to(root).as_posix()
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in files)
 
 
 class ImageFiles:
@@ -50,12 +48,9 @@ class ImageFiles:
     def _paths(self) -> dict[str, list[str]]:
         """Path below the root -> itself; file name -> the paths of all files of this name."""
         paths = defaultdict(list)
-        for path in _files(self.root):
-            name = path.rpartition("/")[2]
-            paths[name].append(path)
-            if name != path:
-                paths[path] = [path]
-        return paths
+        for path in sorted(_files(self.root)):
+            paths[path.rpartition("/")[2]].append(path)
+        return paths | {path: [path] for found in [*paths.values()] for path in found if "/" in path}
 
     def find(self, *names: str) -> str | None:
         """Path below the root of the first of these file names or paths that exists; None if none does.
@@ -65,7 +60,5 @@ class ImageFiles:
         found = next((name for name in names if name in self._paths), None)
         paths = self._paths[found] if found else [None]
         if len(paths) > 1 and found not in paths:
-            raise UserError(
-                f"the image {found} is both {paths[0]} and {paths[1]} in {self.root}; name it by its path there"
-            )
+            raise UserError(f"the image {found} is both {paths[0]} and {paths[1]} in {self.root}; name it by its path")
         return found if found in paths else paths[0]
