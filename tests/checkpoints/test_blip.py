@@ -4,13 +4,8 @@ import pytest
 import torch
 
 import dlip
-from dlip.checkpoints.blip import store_once
-from dlip.checkpoints.load import load_model, read_model
+from dlip.checkpoints.load import load_model
 from dlip.common.errors import MissingAbility, UserError
-from dlip.experiments.run import new_student
-from dlip.export.transformers import CLASSES
-from dlip.training.config import TrainConfig
-from dlip.training.loop import train
 from tests.checkpoints.helpers import (
     TEXTS,
     VOCAB,
@@ -80,21 +75,6 @@ def test_missing_abilities_are_refused(images, scenes, tmp_path):
             one.answer(images[:1], TEXTS[:1])
     metrics = dlip.evaluate(model, scenes, tasks=("retrieval", "captioning"), max_new_tokens=3, progress=False)
     assert metrics["retrieval"] is None and "cannot compare" in metrics["notes"]["retrieval"] and metrics["captioning"]
-
-
-@pytest.mark.parametrize("cache", [True, False])
-def test_student_learns_from_a_captioning_checkpoint(cache, scenes, tmp_path):
-    teacher = dlip.load(stock_folder(stock("captioning"), tmp_path / "stock"))
-    student = new_student("scenes-student:image_width=16,text_width=16,text_layers=1", teacher, 0)
-    weights = {"lm": 1.0, "hr.image": 1.0, "hr.decoder": 1.0, "at.decoder_cross": 1.0, "kd.lm": 1.0}
-    config = TrainConfig(steps=1, batch_size=4, warmup=1, log_every=1, weights=weights, cache=cache)
-    losses = train(
-        student, scenes, config, tmp_path / "run", teacher, cache=tmp_path / "cache", progress=False
-    ).losses()
-    assert set(weights) <= set(losses) and all(value > 0 for term in weights for value in losses[term])
-    for term in ("hr.text", "hr.fusion", "at.cross", "kd.itm", "kd.itc"):
-        with pytest.raises(UserError, match=f"not trained for {term}"):
-            train(student, scenes, config.replace(weights={term: 1.0}), tmp_path / term, teacher, progress=False)
 
 
 def test_loading_twice_gives_the_same_weights(tmp_path):
@@ -183,17 +163,3 @@ def test_hub_is_used_for_missing_files(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
         dlip.load("scenes/nobody")
     assert not calls
-
-
-def test_renaming_is_complete():
-    """Each parameter of the stock classes is kept exactly once."""
-    for kind in CLASSES:
-        model = stock(kind)
-        stored = store_once(model.state_dict(), kind)
-        assert sum(tensor.numel() for tensor in stored.values()) == sum(p.numel() for p in model.parameters())
-        assert len({tensor.data_ptr() for tensor in stored.values()}) == len(stored)
-
-
-def test_read_model_returns_only_stored_tensors(tmp_path):
-    checkpoint = read_model(str(stock_folder(stock("retrieval"), tmp_path)))
-    assert not any(name.startswith("text_decoder") for name in checkpoint.tensors)

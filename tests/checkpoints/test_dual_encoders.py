@@ -6,12 +6,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPProcessor
 
 import dlip
 from dlip.checkpoints.init_from import initialize
 from dlip.common.errors import UserError
-from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder, image_processor_of, tokenizer_of
+from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -51,15 +50,6 @@ def test_hub_id_without_a_connection(folder, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert torch.equal(vectors("me/dual"), vectors(folder))
-
-
-def test_processor_in_one_file(tmp_path):
-    """As the processor classes of today write it."""
-    folder = dual_folder(tmp_path / "clip", "clip")
-    (folder / "preprocessor_config.json").unlink()
-    tokenizer = tokenizer_of("clip", SIZES["small"]["tokens"])
-    CLIPProcessor(image_processor_of("clip", SIZES["small"]), tokenizer).save_pretrained(folder)
-    assert list(dlip.load(folder).med.image_processor.image_mean) == [0.4, 0.5, 0.6]
 
 
 def remove_tokenizer(folder):
@@ -117,25 +107,8 @@ def test_damaged_folders_are_refused(damage, says, copied):
     assert len(str(refused.value).splitlines()) == 1
 
 
-def test_what_follows_the_name_is_refused(folder):
-    for suffix in ("@64", ":image_heads=2"):
-        with pytest.raises(UserError, match="remove what follows its name"):
-            dlip.load(f"{folder}{suffix}")
-
-
 def test_dual_encoders_cannot_initialize_a_model_or_be_saved(folder, make_vlm, tmp_path):
     with pytest.raises(UserError, match="CLIP or SigLIP, which can only be a teacher"):
         initialize(make_vlm(), str(folder))
     with pytest.raises(UserError, match="cannot be saved"):
         dlip.load(folder).save(tmp_path / "again")
-
-
-def test_two_without_a_blip_are_refused(folder):
-    with pytest.raises(UserError, match="has no BLIP"):
-        dlip.load(f"{folder}+{folder}")
-
-
-def test_words_that_are_read(folder):
-    """A long text is cut off; its words are counted as the tokenizer splits them."""
-    vlm = dlip.load(folder)
-    assert vlm.words_read("a red") == 2 and 0 < vlm.words_read("red " * 40) < 40

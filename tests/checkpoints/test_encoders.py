@@ -64,15 +64,6 @@ def test_vit_folder(kind, tokenizer, tmp_path):
 
 
 @torch.no_grad()
-def test_vit_file_with_names_of_the_state_dict(tokenizer, tmp_path):
-    stock_model, vlm = model("vit"), student(tokenizer)
-    stock_model.config.save_pretrained(tmp_path)
-    torch.save(stock_model.state_dict(), tmp_path / "pytorch_model.bin")
-    initialize(vlm, f"image={tmp_path}")
-    torch.testing.assert_close(states(vlm), stock_model(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
-
-
-@torch.no_grad()
 def test_deit_without_its_distillation_token(tokenizer, tmp_path):
     stock_model, vlm = model("deit"), student(tokenizer)
     stock_model.save_pretrained(tmp_path)
@@ -137,16 +128,6 @@ def test_larger_patches_of_an_enlarged_image_give_the_same(tokenizer, tmp_path):
     large = F.interpolate(patches, (16, 16), mode="bilinear", align_corners=False)
     large = large.view(2, 3, 4, 4, 16, 16).transpose(3, 4).reshape(2, 3, 64, 64)
     torch.testing.assert_close(states(vlm, large), stock_model(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
-
-
-@torch.no_grad()
-def test_another_grid_equals_the_stock_interpolation(tokenizer, tmp_path):
-    stock_model, vlm = model("vit"), student(tokenizer, image_size=48)
-    stock_model.save_pretrained(tmp_path)
-    initialize(vlm, f"image={tmp_path}")
-    pixels = torch.randn(2, 3, 48, 48)
-    reference = stock_model(pixels, interpolate_pos_encoding=True).last_hidden_state
-    torch.testing.assert_close(states(vlm, pixels), reference, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -56,14 +56,6 @@ def test_text_encoder_from_bert_gives_its_states(bert, tokenizer):
     assert torch.equal(own, stock_model.encoder.layer[2].attention.self.key.weight)
 
 
-def test_tokens_that_the_source_lacks_keep_their_rows(bert, tokenizer):
-    model, untouched = small(tokenizer), small(tokenizer)
-    initialize(model, f"text={bert[1]}")
-    table, before = (m.med.text_encoder.embeddings.word_embeddings.weight for m in (model, untouched))
-    assert torch.equal(table[tokenizer.dec_id], before[tokenizer.dec_id])
-    assert not torch.equal(table[tokenizer.cls_id], before[tokenizer.cls_id])
-
-
 def test_whole_model_of_the_same_size(tokenizer, tmp_path):
     source, model = small(tokenizer, seed=1), small(tokenizer, seed=2)
     source.save(tmp_path)
@@ -81,12 +73,6 @@ def test_model_with_an_output_matrix_of_its_own(tokenizer, tmp_path):
     assert name in initialize(model, str(tmp_path))
     rows, wide = (m.med.text_decoder.cls.predictions.decoder.weight for m in (model, source))
     assert rows.shape == (len(tokenizer), 16) and all(value in wide[3] for value in rows[3])
-
-
-def test_whole_model_of_another_vocabulary_gives_a_warning(tokenizer, tmp_path):
-    small(Tokenizer.train(["a green dog"], 100), seed=1).save(tmp_path)
-    with pytest.warns(UserWarning, match=f"another vocabulary .*--tokenizer {tmp_path} gives the model its"):
-        initialize(small(tokenizer), str(tmp_path))
 
 
 def test_image_part(tokenizer, tmp_path):
@@ -151,17 +137,3 @@ def test_sources_that_do_not_fit_are_refused(bert, tokenizer, tmp_path):
     (bert[1] / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="is neither of dlip nor of BLIP"):
         initialize(small(tokenizer), str(bert[1]))
-
-
-def test_part_ignores_the_sizes_of_other_parts(tokenizer, tmp_path):
-    """The source's text layers are shallower or narrower than the model's; only the image encoder is copied."""
-    for changes in (dict(text_layers=1, fusion_layers=(0,)), dict(text_width=16, text_heads=2)):
-        source = small(tokenizer, seed=3, **changes)
-        source.save(tmp_path / "source")
-        model = small(tokenizer)
-        copied = initialize(model, f"image={tmp_path / 'source'}")
-        assert copied and all(name.startswith("vision_") for name in copied)
-        copied_state, source_state = model.med.vision_model.state_dict(), source.med.vision_model.state_dict()
-        assert all(torch.equal(copied_state[name], source_state[name]) for name in source_state)
-        with pytest.raises(UserError, match="choose a model (that is )?no"):
-            initialize(small(tokenizer), str(tmp_path / "source"))

@@ -9,7 +9,6 @@ from transformers import BlipConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextModel
 
 import dlip
-from dlip.checkpoints.blip import head_counts
 from dlip.common.errors import UserError
 from tests.checkpoints.helpers import (
     CLIP,
@@ -163,12 +162,3 @@ def test_files_load_only_with_known_head_counts(kind, width, tmp_path):
             else:
                 with pytest.raises(UserError, match="does not say how many heads it has"):
                     dlip.load(name)
-
-
-def test_assumed_heads_of_published_shapes_give_a_warning(tmp_path):
-    base, large = (768, 12, 3072), (1024, 24, 4096)
-    with pytest.warns(UserWarning, match="how many heads it has: 16 image heads and 12 text heads, as the published"):
-        found = head_counts({"image": large, "text": base}, {}, tmp_path)
-    assert found == {"image_heads": 16, "text_heads": 12}
-    with pytest.warns(UserWarning, match="how many heads it has: 12 image heads, as the published"):
-        assert head_counts({"image": base, "text": base}, {"text_heads": 6}, tmp_path)["text_heads"] == 6

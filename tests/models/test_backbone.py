@@ -12,8 +12,6 @@ from dlip.common.errors import UserError
 from dlip.cost.count import image_macs, params
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import distill, new_student
-from dlip.export.onnx_export import ImageGraph, feed, trace
-from dlip.export.transformers import to_transformers
 from dlip.models.backbone import Backbone, backbone_size
 from dlip.models.config import preset
 from dlip.models.med import Med
@@ -50,14 +48,6 @@ def test_any_layout_of_features_becomes_patches_row_by_row(name, size, grid):
     whole = backbone.model.forward_features(pixels)
     last = {3: lambda: whole[:, -1], 4: lambda: whole[:, -1, -1] if "mambaout" in name else whole[:, :, -1, -1]}
     assert torch.equal(features[:, -1], last[whole.ndim]())
-
-
-def test_weights_of_another_backbone_are_refused(student, tmp_path):
-    """Though most of lite0's weights have names and shapes of lite1's."""
-    student.save(tmp_path)
-    deeper = new_student(TINY_BACKBONE.replace("lite0", "lite1"), VLM.load("scenes/teacher"), seed=0)
-    with pytest.raises(UserError, match="image backbone tf_efficientnet_lite0, the model tf_efficientnet_lite1"):
-        initialize(deeper, str(tmp_path))
 
 
 def test_a_new_student_with_a_random_frozen_backbone_is_refused(tmp_path):
@@ -126,24 +116,6 @@ def test_its_last_stages_are_trained_alone(student, tmp_path):
     torch.testing.assert_close(backbone(pixels), whole.flatten(2).transpose(1, 2))
 
 
-@pytest.mark.parametrize(
-    ("name", "stages", "message"), [(LITE, 7, "has 7 stages"), ("convnext_atto", 1, "only of an EfficientNet")]
-)
-def test_stages_that_a_backbone_lacks_are_refused(name, stages, message):
-    with pytest.raises(UserError, match=message):
-        Backbone(name).train_last(stages)
-    with pytest.raises(UserError, match="set train.backbone_lr"):
-        SHORT.replace(backbone_stages=1)
-
-
-def test_published_weights_initialize_it(student):
-    reference = Backbone(LITE)
-    load_imagenet(reference, LITE)
-    copied = initialize(student, "backbone=imagenet")
-    own = student.med.vision_model.embeddings.backbone.state_dict()
-    assert copied and all(torch.equal(own[name], tensor) for name, tensor in reference.state_dict().items())
-
-
 @pytest.mark.parametrize("size", [TINY_BACKBONE, TINY_BACKBONE.replace(LITE, "convnext_atto").replace("72", "64")])
 def test_its_weights_come_from_imagenet_or_from_another_model(size, tmp_path):
     student, other = (new_student(size, VLM.load("scenes/teacher"), seed) for seed in (0, 1))
@@ -158,25 +130,6 @@ def test_its_weights_come_from_imagenet_or_from_another_model(size, tmp_path):
         initialize(other, "scenes/teacher")
 
 
-def test_stock_classes_are_refused(student, tmp_path):
-    student.save(tmp_path / "saved")
-    with pytest.raises(UserError, match="--to onnx"):
-        to_transformers(str(tmp_path / "saved"), tmp_path / "stock")
-
-
-@torch.no_grad()
-def test_its_graph_gives_what_the_model_gives(tmp_path):
-    """The other graphs are those of every model; tests/repository/test_readme.py exports a whole one."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    size = TINY_BACKBONE.replace("tf_efficientnet_lite0", "test_efficientnet")
-    graph = ImageGraph(new_student(size, VLM.load("scenes/teacher"), seed=0).med, frozenset({"itc"})).eval()
-    trace(graph, tmp_path / "image.onnx")
-    inputs = graph.example(3, 7)
-    found = onnxruntime.InferenceSession(tmp_path / "image.onnx").run(graph.outputs, feed(inputs))
-    for expected, output in zip(graph(**inputs), found, strict=True):
-        torch.testing.assert_close(torch.from_numpy(output), expected, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
@@ -189,14 +142,6 @@ def test_its_graph_gives_what_the_model_gives(tmp_path):
 def test_an_unsuitable_backbone_is_refused(name, size, message):
     with pytest.raises(UserError, match=message):
         preset(f"scenes-student:image_backbone={name},image_size={size}")
-
-
-def test_another_image_size_whose_edge_its_backbone_leaves_out_is_refused(tmp_path):
-    size = "scenes-student:image_backbone=convnext_atto,image_size=64,image_layers=1,text_layers=1"
-    new_student(size, VLM.load("scenes/teacher"), seed=0).save(tmp_path)
-    assert VLM.load(f"{tmp_path}@96").image_size == 96
-    with pytest.raises(UserError, match="leaves out the edge of images of 70 px"):
-        VLM.load(f"{tmp_path}@70")
 
 
 def test_images_are_cut_and_normalized_as_the_backbone_does_it():

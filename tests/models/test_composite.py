@@ -5,12 +5,9 @@ import torch
 
 import dlip
 from dlip.common.errors import MissingAbility, UserError
-from dlip.experiments.run import measure
 from dlip.models.composite import Composite
 from dlip.models.features import Want
-from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
-from dlip.training.loop import train
 from dlip.vlm import VLM
 from tests.helpers import shaken
 
@@ -62,12 +59,6 @@ def test_features_equal_those_of_the_members(parts, make_batch):
     assert torch.equal(out.decoder_mask, alone["speak"].decoder_mask) and out.temp is parts["match"].temp
     with pytest.raises(ValueError, match="several image encoders"):
         composite(batch, want, pairs, image=torch.zeros(1))
-
-
-def test_only_needed_members_are_run(parts, make_batch, monkeypatch):
-    composite = Composite([parts["speak"], parts["match"]])
-    monkeypatch.setattr(parts["match"], "encode_image", None)
-    assert composite(make_batch(pixels=24), Want(frozenset({"lm"}))).logits["lm"].isfinite().all()
 
 
 def test_missing_abilities_are_refused(parts):
@@ -131,31 +122,6 @@ def test_each_member_reads_texts_in_its_own_vocabulary(names, scenes):
     assert both.caption(images) == other.caption(images)
     assert both.answer([item.image], [item.questions[0].text]) == other.answer([item.image], [item.questions[0].text])
     assert both.med.config.prompt_ids == () and both.med.config.vocab_size == match.med.config.vocab_size
-
-
-def test_student_is_distilled_from_a_composite(names, scenes, tmp_path):
-    teacher = f"{names['match']}+{names['speak']}"
-    weights = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "kd.itm": 1.0, "kd.lm": 1.0, "at.cross": 1.0, **HR}
-    config = TrainConfig(steps=2, batch_size=4, warmup=1, log_every=1, weights=weights)
-    run = dlip.distill(
-        teacher, "scenes-student:image_width=16,text_width=16,text_layers=1", scenes, config, tmp_path / "a"
-    )
-    losses = run.losses()
-    assert set(weights) <= set(losses) and all(value > 0 for term in weights for value in losses[term])
-    with pytest.raises(UserError, match="several checkpoints, .* cannot be cached"):
-        dlip.distill(teacher, "scenes-student", scenes, config.replace(cache=True), tmp_path / "b")
-    with pytest.raises(UserError, match="not trained for kd.vqa; leave these terms out: lm=2,kd.lm$"):
-        more = config.replace(weights={"lm": 2.0, "kd.lm": 1.0, "kd.vqa": 1.0, "kd.itc": 0.0})
-        train(dlip.load(names["match"]), scenes, more, tmp_path / "c", dlip.load(teacher))
-
-
-def test_models_without_all_abilities_are_measured(names, scenes):
-    """On scenes attention is measured where there are weights for it, and a task is timed that the model has."""
-    figures, _ = measure(dlip.load(names["match"]), scenes, 1, False, tasks=("retrieval",))
-    assert "attention" not in figures and figures["efficiency"]["latency"]["task"] == "retrieval"
-    both = dlip.load(f"{names['match']}+{names['speak']}")
-    figures, _ = measure(both, scenes, 1, False, teacher=both, tasks=("retrieval",))
-    assert figures["attention"]["fusion"]["divergence"] == 0
 
 
 def test_is_not_saved_as_one_model(parts, tiny, tmp_path):

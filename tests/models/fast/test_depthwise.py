@@ -27,13 +27,6 @@ def test_which_convolutions_are_in_fp32(conv, fp32):
         assert torch.equal(y, conv(x))
 
 
-def test_without_autocast_nothing_changes():
-    conv, x = Conv2d(8, 8, 5, stride=2, groups=8).double(), torch.randn(2, 8, 9, 9, dtype=torch.float64)
-    expected = conv(x)
-    with Fp32Depthwise():
-        assert torch.equal(conv(x), expected)
-
-
 def test_a_backbone_uses_it_only_where_it_is_trained(monkeypatch):
     entered, enter = [], Fp32Depthwise.__enter__
     monkeypatch.setattr(Fp32Depthwise, "__enter__", lambda mode: entered.append(mode) or enter(mode))

@@ -1,30 +1,24 @@
 """Low precision: nearly equal results, and what models in bf16 and packed ones are refused for."""
 
 import copy
-import json
-import math
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 
 import dlip
-from dlip.checkpoints.init_from import initialize
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.common.torch_private import onednn_has_bf16
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.ablation import ablate
 from dlip.experiments.grids import FULL, QUICK
-from dlip.export.onnx_export import to_onnx
-from dlip.export.transformers import to_dlip, to_transformers
+from dlip.export.transformers import to_dlip
 from dlip.models.fast.linear import Linear
-from dlip.models.fast.precision import convert_precision, native_bf16, precision, warn_if_emulated
+from dlip.models.fast.precision import convert_precision, precision
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
-from dlip.training.terms import AT, HR, KD, VLP
+from dlip.training.terms import HR, VLP
 from dlip.vlm import VLM
 
 
@@ -62,48 +56,6 @@ def test_export_in_fp16_halves_the_weights_and_is_read_as_fp32(tmp_path):
     torch.testing.assert_close(halves.image_states(images), original.image_states(images), rtol=0.02, atol=0.02)
 
 
-def test_export_command_and_folder(tmp_path, capsys):
-    assert main(["export", "scenes/student", "--bf16", "--out", str(tmp_path), "--json", "-"]) == 0
-    folder = tmp_path / "bf16"
-    assert json.loads(capsys.readouterr().out)["folders"] == {"bf16": str(folder)}
-    kept = json.loads((folder / "config.json").read_text())
-    assert (kept["precision"], kept["made_from"]) == ("bf16", "scenes/student")
-    (tmp_path / ".bf16.0123abcd").mkdir()  # left by a killed export
-    assert main(["export", "scenes/student", "--bf16", "--out", str(tmp_path)]) == 0  # replaces the one before
-    assert [path.name for path in tmp_path.iterdir()] == ["bf16"]
-    original = to_dlip("scenes/student", tmp_path)[0]["fp32"]
-    assert (folder / "model.safetensors").stat().st_size < 0.6 * (original / "model.safetensors").stat().st_size
-    for write in (to_transformers, to_onnx, lambda name, out: to_dlip(name, out, "bf16")):
-        with pytest.raises(UserError, match="in bf16.*; use the fp32 original"):
-            write(str(folder), tmp_path / "again")
-    with pytest.raises(UserError, match="is in bf16; initialize from its fp32 original"):
-        initialize(dlip.load("scenes/student"), str(folder))
-    (folder / "config.json").write_text(json.dumps(kept | {"precision": "int8"}))
-    with pytest.raises(UserError, match="no precision 'int8'; choose one of fp32, bf16"):
-        VLM.load(folder)
-
-
-@pytest.mark.parametrize(("major", "native"), [(7, False), (8, True)])
-def test_gpus_before_ampere_emulate_bf16(major, native, monkeypatch, recwarn):
-    """Also beside a CPU that has instructions for it."""
-    for accelerator in (torch.accelerator, torch.cuda):
-        monkeypatch.setattr(accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Mock(major=major))
-    assert native_bf16() == native
-    warn_if_emulated("bf16", "--precision no is faster here")
-    assert len(recwarn) == (not native)
-
-
-def test_avx512_without_its_bf16_instructions_is_emulated(monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    for native in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=native: answer)
-        assert onednn_has_bf16() == native
-
-
 @pytest.mark.parametrize("native", [True, False])
 def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
@@ -132,29 +84,6 @@ def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, 
         warned = [str(warning.message) for warning in recwarn if "bf16" in str(warning.message)]
         assert len(warned) == bool(advice and not native)
         assert all("no instructions for bf16, so it is slow" in one and advice in one for one in warned)
-
-
-def test_export_folder_is_named_after_the_model(make_vlm, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_vlm().save("runs/student")
-    Path("here").mkdir()
-    for place, name in ((".", "runs/student/"), (".", "./runs/student"), ("here", "../runs/student")):
-        monkeypatch.chdir(tmp_path / place)
-        assert main(["export", name, "--bf16"]) == 0
-        assert Path("runs/export/runs-student/bf16/config.json").is_file(), name
-    monkeypatch.chdir(tmp_path / "runs" / "student")
-    assert main(["export", ".", "--bf16"]) == 0 and Path("runs/export/student/bf16").is_dir()
-
-
-def test_low_precision_teacher_for_an_fp32_student(tiny, make_vlm, scenes, tmp_path):
-    teacher = VLM(convert_precision(copy.deepcopy(make_vlm().med), "bf16"), tiny.tokenizer)
-    config = TrainConfig(steps=2, batch_size=4, weights=VLP | HR | AT | KD, center_states=True)
-    for learn in (True, False):
-        run = train(
-            copy.deepcopy(tiny), scenes, config.replace(learn_teacher_projection=learn), tmp_path / str(learn), teacher,
-            progress=False,
-        )  # fmt: skip
-        assert all(math.isfinite(loss) for loss in run.rows()[-1]["losses"].values())
 
 
 def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, tmp_path):
