@@ -71,6 +71,10 @@ class DualEncoder(Model, nn.Module):
     first token is the mean of the patches. Text states are the pooled token's alone, [N, 1, Dt]: the end of the text of
     CLIP, the last token, padding or not, of SigLIP.
 
+    A family defines `embed_dim` (E); `last_image_states` and `layer_image_states` [B, 1+P, Di], of the stock image
+    encoder's output and of another layer; `pooled_token`, int64 [N], the position whose state stands for a text; and
+    `image_head` and `text_head`, which map pooled states into the shared space.
+
     ITC logits are the cosines divided by `temp`, which is 1 / exp(logit_scale). SigLIP's own logits also have a bias,
     the same for all pairs, which places the threshold of their sigmoid. A softmax over candidates, as in kd.itc, does
     not depend on it: it is ignored.
@@ -85,27 +89,31 @@ class DualEncoder(Model, nn.Module):
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         vision, text = model.config.vision_config, model.config.text_config
         self.config = DualEncoderConfig(
-            self.square_size(), vision.patch_size, vision.hidden_size, vision.num_attention_heads,
-            vision.num_hidden_layers, vision.intermediate_size, text.hidden_size, text.num_attention_heads,
-            text.num_hidden_layers, text.intermediate_size, self.embed_dim(),
-            min(text.max_position_embeddings, tokenizer.stock.model_max_length), self.class_token,
-            getattr(vision, "num_patches", 0),
-        )  # fmt: skip
+            image_size=self.square_size(),
+            patch_size=vision.patch_size,
+            image_width=vision.hidden_size,
+            image_heads=vision.num_attention_heads,
+            image_layers=vision.num_hidden_layers,
+            image_mlp=vision.intermediate_size,
+            text_width=text.hidden_size,
+            text_heads=text.num_attention_heads,
+            text_layers=text.num_hidden_layers,
+            text_mlp=text.intermediate_size,
+            embed_dim=self.embed_dim(),
+            max_text=min(text.max_position_embeddings, tokenizer.stock.model_max_length),
+            class_token=self.class_token,
+            resized_positions=getattr(vision, "num_patches", 0),
+        )
         for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
             values = getattr(image_processor, name) if image_processor.do_normalize else [neutral] * 3
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-        self._check_image_processor()
-
-    def _check_image_processor(self) -> None:
-        """Raise UserError if the image processor does not give what the image encoder reads."""
-        side, scale = self.config.image_size, self.image_processor.rescale_factor
-        if not math.isclose(scale, 1 / 255, rel_tol=1e-3):
-            raise UserError(f"its image processor scales pixels by {scale}, not by 1/255; copy its own")
-        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        expected = self.normalize(blank)["pixel_values"].shape[-1]
-        if (found := self.preprocess([Image.new("RGB", (side, side))])["pixel_values"].shape[-1]) != expected:
+        side = self.config.image_size
+        blank, read = Image.new("RGB", (side, side)), self.normalize(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        rows, expected = (x["pixel_values"].shape[-1] for x in (self.preprocess([blank]), read))
+        if rows != expected or not math.isclose(image_processor.rescale_factor, 1 / 255, rel_tol=1e-3):
             raise UserError(
-                f"its image processor gives rows of {found} values, but its model reads {expected}; copy its own"
+                f"its image processor gives rows of {rows} values, scaled by {image_processor.rescale_factor}, but its "
+                f"model reads {expected}, scaled by 1/255; copy its own"
             )
 
     @property
@@ -113,39 +121,13 @@ class DualEncoder(Model, nn.Module):
         """The ITC temperature."""
         return (-self.model.logit_scale.detach()).exp().reshape(())
 
-    # --- what the families differ in ----------------------------------------------------------------------------------
-
     def square_size(self) -> int:
+        """Side of the squares that are read in training, in px."""
         return self.model.config.vision_config.image_size
-
-    def embed_dim(self) -> int:
-        raise NotImplementedError
 
     def inputs(self, pixels: Tensor) -> dict[str, Tensor]:
         """What the stock image encoder reads, of normalized squares [B, 3, S, S]."""
         return {"pixel_values": pixels}
-
-    def last_image_states(self, out) -> Tensor:
-        """Image states [B, 1+P, Di] of the last layer, from the stock image encoder's output."""
-        raise NotImplementedError
-
-    def layer_image_states(self, hidden: Tensor) -> Tensor:
-        """Image states [B, 1+P, Di] of another layer."""
-        raise NotImplementedError
-
-    def pooled_token(self, ids: Tensor) -> Tensor:
-        """int64 [N]: the position in texts [N, T] whose state stands for the text."""
-        raise NotImplementedError
-
-    def image_head(self, states: Tensor) -> Tensor:
-        """Pooled image states [B, Di] in the shared space [B, E]."""
-        raise NotImplementedError
-
-    def text_head(self, states: Tensor) -> Tensor:
-        """Pooled text states [N, Dt] in the shared space [N, E]."""
-        raise NotImplementedError
-
-    # --- as `Med` -----------------------------------------------------------------------------------------------------
 
     def normalize(self, images: Tensor) -> dict[str, Tensor]:
         """What the image encoder reads, of images uint8 [B, 3, H, W], resized to squares: a student sees the same."""
@@ -176,10 +158,9 @@ class DualEncoder(Model, nn.Module):
         trace, last = trace or Trace(), self.config.text_layers - 1
         layers = trace.wanted.get("states", {}).values()
         rows, token = torch.arange(len(ids), device=ids.device), self.pooled_token(ids)
-        out = self.model.text_model(
-            input_ids=ids, attention_mask=mask.long() if self.tokenizer.masks_padding else None,
-            output_hidden_states=any(i < last for i in layers),
-        )  # fmt: skip
+        attended = mask.long() if self.tokenizer.masks_padding else None
+        inner = any(i < last for i in layers)
+        out = self.model.text_model(input_ids=ids, attention_mask=attended, output_hidden_states=inner)
         for i in (i for i in layers if i < last):
             trace.keep("states", i, out.hidden_states[i + 1][rows, token][:, None])
         states = out.last_hidden_state[rows, token][:, None]
@@ -274,8 +255,8 @@ class Siglip2(Siglip):
         grid = pixels.unflatten(3, (side, patch)).unflatten(2, (side, patch))  # [B, 3, rows, p, columns, p]
         patches = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # [B, P, p * p * 3]
         shapes = torch.tensor([[side, side]], device=pixels.device).expand(len(pixels), -1)
-        return {"pixel_values": patches, "pixel_attention_mask": torch.ones_like(patches[..., 0], dtype=torch.int32),
-                "spatial_shapes": shapes}  # fmt: skip
+        mask = torch.ones_like(patches[..., 0], dtype=torch.int32)
+        return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
 
 FAMILIES = {"clip": Clip, "siglip": Siglip, "siglip2": Siglip2}

@@ -19,7 +19,7 @@ from dlip.data.batch import Batch, squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import ImageInput
-from dlip.models.features import ABILITIES, Features, Trace, Want
+from dlip.models.features import ABILITIES, Features, Want
 from dlip.models.tasks import Reranker
 from dlip.models.token_ids import pad_to_longest
 
@@ -39,6 +39,10 @@ class Model:
     To teach, it needs `features`, `config`, `abilities` and `tokenizer`; the rest has defaults. A published BLIP
     checkpoint was fine-tuned for one task and lacks the heads of the others: `model_for` and `model_for_states` return
     the member that was trained for an ability or a source, so that nothing is computed with untrained weights.
+
+    Every member has `normalize` (images uint8 [B, 3, H, W]), `encode_image` (states [B, P+1, Di]), `encode_text`
+    (states [N, T, Dt]), `project_image` and `project_text` (unit vectors of ITC [B, E] and [N, E]). ITM, captions and
+    answers are `Med`'s alone: `fuse`, `match_logits`, `question_states` and `decode`.
     """
 
     abilities: frozenset[str] = frozenset(ABILITIES)
@@ -113,30 +117,6 @@ class Model:
     def preprocess(self, images: list):
         """Images, RGB or their pixels uint8 [H, W, 3], as `encode_image` reads them."""
         return self.normalize(squares(images, self.config.image_size).to(self.temp.device))
-
-    # --- the parts of a member, by ability ----------------------------------------------------------------------------
-
-    def normalize(self, images: Tensor):
-        """Images uint8 [B, 3, H, W] of any size, as `encode_image` reads them."""
-        raise NotImplementedError
-
-    def encode_image(self, pixels, trace: Trace | None = None) -> Tensor:
-        """Image states [B, P+1, Di]."""
-        raise NotImplementedError
-
-    def project_image(self, states: Tensor) -> Tensor:
-        """Unit vectors of ITC [B, E]."""
-        raise NotImplementedError
-
-    def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None, first_only: bool = False) -> Tensor:
-        """Text states [N, T, Dt], or with `first_only` the first one's [N, 1, Dt], which is all that ITC reads."""
-        raise NotImplementedError
-
-    def project_text(self, states: Tensor) -> Tensor:
-        """Unit vectors of ITC [N, E]."""
-        raise NotImplementedError
-
-    # ITM, captions and answers are `Med`'s alone: fuse, match_logits, question_states, decode (dlip/models/med.py).
 
 
 def first_with(abilities: Iterable[str], models: Iterable[Model]) -> Model | None:
