@@ -83,10 +83,7 @@ class DataSet(ABC):
     def texts(self, images: int) -> Iterator[str]:
         """Captions, questions and answers of the first `images` images."""
         for i in range(min(images, len(self))):
-            example = self.without_image(i)
-            yield from example.captions
-            for question in example.questions:
-                yield from (question.text, *question.answers)
+            yield from texts_of(self.without_image(i))
 
     def first(self, limit: int) -> "DataSet":
         """The first `limit` images."""
@@ -221,6 +218,13 @@ def fields_of(dataset: DataSet, images: int) -> frozenset[str]:
         if len(found) == 2:
             break
     return frozenset(found)
+
+
+def texts_of(example: Example) -> Iterator[str]:
+    """The captions, questions and answers of an example."""
+    yield from example.captions
+    for question in example.questions:
+        yield from (question.text, *question.answers)
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:

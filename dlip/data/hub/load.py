@@ -25,24 +25,26 @@ COLUMNS = {
     "id": ("image_id", "img_id", "cocoid", "filename", "file_name"),
 }
 """Role of a column -> its usual names; the first that exists is taken, unless the user names one."""
-SETTINGS = ("config", "revision", "stream", "rows")
-FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json"}
-FILES |= {".csv": "csv", ".tsv": "csv", ".txt": "csv"}
+OPTIONS = (*COLUMNS, "config", "revision", "stream", "rows")
+FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json"}
+FORMATS |= {".csv": "csv", ".tsv": "csv", ".txt": "csv"}
 """Suffix of a file -> the library's name of its format."""
 TABLES = ("captions.txt", "*.csv", "*.tsv", "*.parquet")
 """Files of texts in a folder: Flickr8k's, or one's own."""
-SHARD_COLUMNS = ("__key__", "__url__", "txt", "json")
-"""Columns of WebDataset shards beside images, which are in one column for each suffix."""
+SHARD_TEXTS = ("__key__", "__url__", "txt", "json")
+"""Columns of WebDataset shards besides those of images, one for each suffix."""
+URLS = ("http://", "https://")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
 
 def is_table(name: str) -> bool:
     """Whether the library reads this: hub:NAME, a URL, a pattern of shards, a table, or a folder that holds such."""
     path = Path(name)
-    if name.startswith((PREFIX, "http://", "https://")) or path.suffix in (".tar", *FILES):
+    if name.startswith((PREFIX, *URLS)) or path.suffix in (".tar", *FORMATS):
         return True
-    metadata = any(path.glob("metadata.*")) or any(path.glob("*/metadata.*"))
-    return path.is_dir() and (metadata or bool(_tables(path)) or bool(shards(name) and not (path / "images").is_dir()))
+    if any(path.glob("metadata.*")) or any(path.glob("*/metadata.*")) or _tables(path):
+        return True
+    return path.is_dir() and bool(shards(name)) and not (path / "images").is_dir()
 
 
 def parse(name: str) -> tuple[str, dict[str, str]]:
@@ -51,21 +53,30 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
         return name, {}
     address, _, query = name.removeprefix(PREFIX).partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    known = (*COLUMNS, *SETTINGS)
-    if unknown := [option for option in options if option not in known]:
-        raise UserError(f"{name} has the unknown option {unknown[0]!r}; choose one of: {', '.join(known)}")
+    if unknown := [option for option in options if option not in OPTIONS]:
+        raise UserError(f"{name} has the unknown option {unknown[0]!r}; choose one of: {', '.join(OPTIONS)}")
+    if not options.get("rows", "1").isdecimal():
+        raise UserError(f"rows={options['rows']} is no number; give the rows of an epoch of {address}")
     if not address:
         raise UserError(f"{name} names no data set; write hub:NAME, or hub: and a folder")
     return address, options
 
 
 def splits(name: str) -> list[str]:
-    """The splits of a data set, `validation` as val, in alphabetical order. Raises UserError as `load` does."""
-    return sorted(load(*parse(name)))
+    """The splits of a data set, `validation` as val, in alphabetical order. Raises UserError as `load_all` does."""
+    return sorted(load_all(*parse(name)))
 
 
-def load(address: str, options: dict[str, str]) -> dict:
-    """Split -> the library's data set, or its stream; `validation` and the like are val, images are not decoded.
+def load(name: str, split: str):
+    """One split as the library's data set, or its stream. Raises UserError if there is none."""
+    loaded = load_all(*parse(name))
+    if split not in loaded:
+        raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(loaded))}")
+    return loaded[split]
+
+
+def load_all(address: str, options: dict[str, str]) -> dict:
+    """Split -> the library's data set, or its stream; images are not decoded.
 
     Raises UserError if the library is not installed or the data set cannot be loaded.
     """
@@ -73,30 +84,10 @@ def load(address: str, options: dict[str, str]) -> dict:
         import datasets
     except ModuleNotFoundError as missing:
         raise UserError(f"{address} needs {missing.name}, which is not installed; pip install 'dlip[hub]'") from None
-    path, streaming = Path(address), options.get("stream") == "true"
-    if path.exists():
+    if Path(address).exists():
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # no request to the hub about local files
     try:
-        if files := shards(address):
-            kinds = {name: datasets.Value("string") for name in SHARD_COLUMNS} | {"json": datasets.Json()}
-            kinds |= {suffix: datasets.Image(decode=False) for suffix in SUFFIXES}
-            loaded = datasets.load_dataset(
-                "webdataset", data_files=_by_split(files), features=datasets.Features(kinds), streaming=streaming
-            )
-        elif files := [address] if path.is_file() else _tables(path):
-            # pandas takes the answer "None" for a missing one
-            csv = {"sep": "\t" if files[0].endswith(".tsv") else ",", "keep_default_na": False, "na_values": [""]}
-            kind = FILES.get(Path(files[0]).suffix)
-            if kind is None:
-                raise UserError(f"{address} is not a known table; give one of: {', '.join(FILES)}")
-            loaded = datasets.load_dataset(
-                kind, data_files=_by_split(files), streaming=streaming, **(csv if kind == "csv" else {})
-            )
-        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            loaded = datasets.load_from_disk(address)
-        else:
-            config, revision = options.get("config"), options.get("revision")
-            loaded = datasets.load_dataset(address, name=config, revision=revision, streaming=streaming)
+        loaded = _load(datasets, address, options)
     except UserError:
         raise
     except Exception as error:  # the library raises nearly anything
@@ -106,18 +97,36 @@ def load(address: str, options: dict[str, str]) -> dict:
         raise UserError(f"{address} cannot be loaded ({str(cause) or type(cause).__name__}); {advice}") from error
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
-    named = {}
     for split, data in loaded.items():
         for column, kind in (data.features or {}).items():
             if isinstance(kind, datasets.Image):
-                data = data.cast_column(column, datasets.Image(decode=False))
-        usual = SPLITS.get(split, split)
-        named[split if usual in (*loaded, *named) else usual] = data
-    return named
+                loaded[split] = loaded[split].cast_column(column, datasets.Image(decode=False))
+    return {SPLITS.get(split, split): data for split, data in loaded.items()}
+
+
+def _load(datasets, address: str, options: dict[str, str]):
+    path, streaming = Path(address), options.get("stream") == "true"
+    if files := shards(address):
+        kinds = {name: datasets.Value("string") for name in SHARD_TEXTS} | {"json": datasets.Json()}
+        kinds |= {suffix: datasets.Image(decode=False) for suffix in SUFFIXES}
+        features = datasets.Features(kinds)  # the library would guess them from the first samples
+        return datasets.load_dataset("webdataset", data_files=_by_split(files), features=features, streaming=streaming)
+    if files := [address] if path.is_file() else _tables(path):
+        suffix = Path(files[0]).suffix
+        if suffix not in FORMATS:
+            raise UserError(f"{address} is not a known table; give one of: {', '.join(FORMATS)}")
+        reading = {}
+        if FORMATS[suffix] == "csv":  # pandas would take the answer "None" for a missing one
+            reading = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
+        return datasets.load_dataset(FORMATS[suffix], data_files=_by_split(files), streaming=streaming, **reading)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return datasets.load_from_disk(address)
+    config, revision = options.get("config"), options.get("revision")
+    return datasets.load_dataset(address, name=config, revision=revision, streaming=streaming)
 
 
 def shards(address: str) -> list[str]:
-    """The tar files of a folder, a pattern (`*`, `{000..041}`, `{train,val}`) or a URL.
+    """The tar files of a folder, a pattern (`*`, `{000..041}`, `{train,val}`) or a URL; none of other data.
 
     Raises UserError for a missing one.
     """
@@ -127,7 +136,7 @@ def shards(address: str) -> list[str]:
     if not address.partition("?")[0].endswith(".tar"):
         return []
     names = expand_braces(address)
-    if address.startswith(("http://", "https://")):
+    if address.startswith(URLS):
         return names
     files = [file for name in names for file in sorted(glob(name)) or [name]]
     if missing := [file for file in files if not Path(file).is_file()]:
@@ -148,10 +157,10 @@ def expand_braces(pattern: str) -> list[str]:
 
 def image_folders(address: str) -> list[Path]:
     """Folders in which a data set's images may be: its own, or the libraries' downloads."""
-    if Path(address).exists():
-        place = Path(address).resolve()
+    place = Path(address).resolve()
+    if place.exists():
         folder = place.parent if place.is_file() else place
-        return [folder, *(folder / name for name in ("images", "Images") if (folder / name).is_dir())]
+        return [folder, folder / "images", folder / "Images"]
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -161,8 +170,7 @@ def image_folders(address: str) -> list[Path]:
 
 def _tables(folder: Path) -> list[str]:
     """The tables of one kind in a folder."""
-    found = (sorted(map(str, folder.glob(pattern))) for pattern in TABLES)
-    return next(filter(None, found), [])
+    return next(filter(None, (sorted(map(str, folder.glob(pattern))) for pattern in TABLES)), [])
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """Rows of the library `datasets` as a stream, for data that do not fit on the disk."""
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Example
-from dlip.data.dataset import DataSet
+from dlip.data.dataset import DataSet, texts_of
 from dlip.data.hub.load import load, parse
 from dlip.data.hub.rows import Rows
 from dlip.data.transforms import read_image
@@ -35,23 +34,16 @@ class Stream(DataSet):
         """Raise UserError as `Table` does."""
         address, options = parse(name)
         self.name, self.where, self.split, self.on_error = Path(address).name, name, split, on_error
-        loaded = load(address, options)
-        if split not in loaded:
-            raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(loaded))}")
-        self.data, self.faults, self._size, self._state = loaded[split], [], None, {}
-        self._rows = Rows(self.data.column_names or list(next(iter(self.data))), options, address, name)
-        if rows := options.get("rows"):
-            if not rows.isdecimal() or not int(rows):
-                raise UserError(f"rows={rows} is no number of rows; give how many an epoch of {name} has")
-            self._size = int(rows)
+        self.data, self.faults, self._state = load(name, split), [], {}
+        self._rows = Rows(name, self.data.column_names or list(next(iter(self.data))))
+        known = (self.data.info.splits or {}).get(split)
+        self._size = int(options["rows"]) if "rows" in options else known and known.num_examples
 
     def __len__(self) -> int:
         """Rows of an epoch. Raises UserError where neither the user nor the library knows it."""
-        known = (self.data.info.splits or {}).get(self.split)
-        size = self._size or (known.num_examples if known else None)
-        if not size:
+        if not self._size:
             raise UserError(f"{self.where} does not say how many rows it has; add &rows=N, or --limit N")
-        return size
+        return self._size
 
     def __getitem__(self, i: int) -> Example:
         raise UserError(f"{self.where} is a stream, which can only be trained on, without caches; drop stream=true")
@@ -62,14 +54,11 @@ class Stream(DataSet):
         return frozenset(noun for noun in ("captions", "questions") if any(getattr(about, noun) for about in texts))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(repr((self.where, self.split, self._size)).encode()).hexdigest()
+        return f"{self.where} {self.split} {self._size}"
 
     def texts(self, images: int) -> Iterator[str]:
         for row in islice(self.data, images):
-            about = self._rows.texts("", [row])
-            yield from about.captions
-            for question in about.questions:
-                yield from (question.text, *question.answers)
+            yield from texts_of(self._rows.texts("", [row]))
 
     def first(self, limit: int) -> "Stream":
         part = copy(self)
@@ -91,34 +80,37 @@ class Stream(DataSet):
         from datasets.distributed import split_dataset_by_node
 
         data = split_dataset_by_node(self.data, rank, world).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        epoch = self._state.get("epoch", 0)
-        if resumed := bool(self._state):
+        epoch, resumed = self._state.get("epoch", 0), bool(self._state)
+        if resumed:
             data.load_state_dict(self._state)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             while True:
                 data.set_epoch(epoch)
-                usable, pending = 0, deque()
-                rows = enumerate(data)
-                while True:
-                    for number, row in islice(rows, max(0, 4 * workers + 1 - len(pending))):
-                        pending.append((pool.submit(self._example, number, row), data.state_dict()))
-                    if not pending:
-                        break
-                    future, state = pending.popleft()
-                    try:
-                        example = future.result()
-                    except UserError as fault:
-                        if self.on_error == "fatal":
-                            raise
-                        if str(fault) not in self.faults:
-                            self.faults.append(str(fault))
-                            logging.getLogger(__name__).warning("skipped: %s", fault)
-                        continue
-                    self._state, usable = state, usable + 1
+                usable = False
+                for example, state in self._usable(data, pool, ahead=4 * workers):
+                    self._state, usable = state, True
                     yield epoch, example
                 if not usable and not resumed:
                     raise UserError(f"the {self.split} split of {self.where} has no usable row; check its columns")
                 epoch, resumed = epoch + 1, False
+
+    def _usable(self, data, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Example, dict]]:
+        """The usable rows of an epoch, decoded, each with the place of the stream behind it."""
+        pending, rows = deque(), enumerate(data)
+        while True:
+            for number, row in islice(rows, ahead + 1 - len(pending)):
+                pending.append((pool.submit(self._example, number, row), data.state_dict()))
+            if not pending:
+                return
+            future, state = pending.popleft()
+            try:
+                yield future.result(), state
+            except UserError as fault:
+                if self.on_error == "fatal":
+                    raise
+                if str(fault) not in self.faults:
+                    self.faults.append(str(fault))
+                    logging.getLogger(__name__).warning("skipped: %s", fault)
 
     def _example(self, number: int, row: dict) -> Example:
         name = self._rows.name(row, f"{self.name}/{self.split}/{number}")
