@@ -40,71 +40,38 @@ def test_old_weights_and_half_precision(copied):
     torch.testing.assert_close(vlm.embed_texts(["a red star", "the cat"]), expected, atol=2e-3, rtol=0)
 
 
-def test_hub_id_without_a_connection(folder, monkeypatch, tmp_path):
-    """From the hub's cache, as another program has left it there."""
-    snapshot = tmp_path / "hub" / "models--me--dual" / "snapshots" / "abc"
-    shutil.copytree(folder, snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("abc")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert torch.equal(vectors("me/dual"), vectors(folder))
+def edit(folder, file: str, part: str | None = None, **changes) -> None:
+    values = json.loads((folder / file).read_text())
+    (values[part] if part else values).update(changes)
+    (folder / file).write_text(json.dumps(values))
 
 
-def remove_tokenizer(folder):
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def remove_weight(folder):
-    state = load_file(folder / "model.safetensors")
-    state.pop("text_model.final_layer_norm.weight")
+def edit_weight(folder, tensor: torch.Tensor | None) -> None:
+    state = load_file(folder / "model.safetensors") | {"text_model.final_layer_norm.weight": tensor}
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
-def break_weight(folder):
-    state = load_file(folder / "model.safetensors")
-    state["text_model.final_layer_norm.weight"][0] = torch.nan
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
-
-
-def change_width(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["hidden_size"] += 8
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def change_image_size(folder):
-    path = folder / "preprocessor_config.json"
-    processor, side = json.loads(path.read_text()), {"height": 40, "width": 40}
-    path.write_text(json.dumps(processor | {"size": side, "crop_size": side, "patch_size": 16}))
-
-
-def change_scale(folder):
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rescale_factor": 1 / 127.5}))
+SIDE = {"height": 40, "width": 40}
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "named"),
     [
-        (change_image_size, "image processor"),
-        (change_scale, "image processor"),
-        (remove_tokenizer, "tokenizer.json"),
-        (remove_weight, "lacks weights.*final_layer_norm.weight"),
-        (break_weight, "non-finite values in text_model.final_layer_norm.weight"),
-        (change_width, "cannot be read as a"),
-        (lambda folder: (folder / "preprocessor_config.json").unlink(), "cannot be read as a"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read as a"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"), "cannot be read as a"),
+        (lambda f: edit(f, "preprocessor_config.json", size=SIDE, crop_size=SIDE, patch_size=16), "image processor"),
+        (lambda f: edit(f, "preprocessor_config.json", rescale_factor=1 / 127.5), "image processor"),
+        (lambda f: [path.unlink() for path in f.glob("*tokenizer*")] + [edit(f, "config.json")], "tokenizer.json"),
+        (lambda f: edit_weight(f, None), "final_layer_norm.weight"),
+        (lambda f: edit_weight(f, torch.full((24,), torch.nan)), "text_model.final_layer_norm.weight"),
+        (lambda f: edit(f, "config.json", "text_config", hidden_size=40), "cannot be read as a"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "cannot be read as a"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"no weights"), "cannot be read as a"),
     ],
 )
-def test_damaged_folders_are_refused(damage, says, copied):
+def test_damaged_folders_are_refused(damage, named, copied):
     damage(copied)
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=named):
         dlip.load(copied)
-    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_dual_encoders_cannot_initialize_a_model_or_be_saved(folder, make_vlm, tmp_path):

@@ -5,7 +5,6 @@ import tempfile
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
@@ -120,17 +119,6 @@ def test_timm_layout(layout, tokenizer, tmp_path):
 
 
 @torch.no_grad()
-def test_larger_patches_of_an_enlarged_image_give_the_same(tokenizer, tmp_path):
-    stock_model, vlm = model("vit"), student(tokenizer, patch_size=16, image_size=64)
-    stock_model.save_pretrained(tmp_path)
-    initialize(vlm, f"image={tmp_path}")
-    patches = PIXELS.unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)[:, None]  # each patch is enlarged by itself
-    large = F.interpolate(patches, (16, 16), mode="bilinear", align_corners=False)
-    large = large.view(2, 3, 4, 4, 16, 16).transpose(3, 4).reshape(2, 3, 64, 64)
-    torch.testing.assert_close(states(vlm, large), stock_model(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
-
-
-@torch.no_grad()
 def test_depth_and_width_of_a_vit(tokenizer, tmp_path):
     stock_model, smaller = model("vit"), dict(image_layers=2, image_width=64, image_heads=1, image_mlp=128)
     stock_model.save_pretrained(tmp_path)
@@ -167,20 +155,3 @@ def test_old_bert_file_in_a_hub_folder(tokenizer, tmp_path, monkeypatch):
     stock_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
     reference = stock_model(stock_ids).last_hidden_state
     torch.testing.assert_close(vlm.med.eval().encode_text(ids, mask), reference, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"blocks.0.ls1.gamma": torch.ones(128)}, "has blocks.0.ls1.gamma, which BLIP"),
-        ({"norm_pre.weight": torch.ones(128)}, "has norm_pre.weight, which BLIP"),
-        ({"pos_embed": torch.zeros(1, 16, 128)}, "16 positions of .* are not a class token"),
-        ({"cls_token": None}, "has no class_embedding"),
-    ],
-)
-def test_other_kinds_of_vit_are_refused(changes, message, tokenizer, tmp_path):
-    """They would load and give wrong states."""
-    state = timm_state(model("vit")) | changes
-    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=message):
-        initialize(student(tokenizer), f"image={tmp_path / 'other.pth'}:image_heads=2")

@@ -65,16 +65,6 @@ def test_whole_model_of_the_same_size(tokenizer, tmp_path):
         assert torch.equal(a, b), name
 
 
-def test_model_with_an_output_matrix_of_its_own(tokenizer, tmp_path):
-    source = new_model(scenes_size(32, 2, 3, tie_head=False), tokenizer, 1)
-    source.save(tmp_path)
-    model = new_model(scenes_size(16, 2, 3, tie_head=False), tokenizer, 2)
-    name = "text_decoder.cls.predictions.decoder.weight"
-    assert name in initialize(model, str(tmp_path))
-    rows, wide = (m.med.text_decoder.cls.predictions.decoder.weight for m in (model, source))
-    assert rows.shape == (len(tokenizer), 16) and all(value in wide[3] for value in rows[3])
-
-
 def test_image_part(tokenizer, tmp_path):
     source, model = small(tokenizer, seed=1), small(tokenizer, seed=2)
     source.save(tmp_path)

@@ -79,9 +79,6 @@ def test_weights_are_split_over_files_of_a_stated_size(tiny, tmp_path):
     load_model(tmp_path / "split")
 
 
-# --- tensors and JSON -------------------------------------------------------------------------------------------------
-
-
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -108,43 +105,30 @@ def instead(path: Path, make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "named"),
     [
         (lambda f: (f / "config.json").unlink(), "no model"),
-        (lambda f: (f / "config.json").write_text('{"model": {'), "config.json cannot be read as JSON"),
-        (lambda f: (f / "config.json").write_text('{"architectures": ["x"]}'), "is neither of dlip nor of BLIP"),
-        (lambda f: (f / "config.json").write_text('{"model_type": []}'), "is neither of dlip nor of BLIP"),
-        (lambda f: break_config(f, colour=3), "unknown name 'colour'"),
-        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json cannot be read as JSON"),
-        (lambda f: (f / "config.json").write_text('["model"]'), "config.json is not a JSON object"),
-        (lambda f: break_config(f, embed_dim="64"), "model.embed_dim is '64'; it has to be a whole number"),
+        (lambda f: (f / "config.json").write_text('{"model": {'), "config.json"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json"),
+        (lambda f: (f / "config.json").write_text('{"model_type": []}'), "config.json"),
+        (lambda f: break_config(f, colour=3), "colour"),
+        (lambda f: break_config(f, embed_dim="64x"), "embed_dim"),
         (lambda f: break_config(f, embed_dim=32), "vision_proj.weight"),
-        (lambda f: break_config(f, vocab_size=9_000_000), "not (9000000, 0, "),
-        (lambda f: break_config(f, pad_id=1), ", 1, 2, 3, 5)"),
-        (lambda f: break_config(f, enc_id=5000), "starts texts with token 5000"),
-        (lambda f: break_config(f, prompt_ids=[-1]), "starts texts with token -1"),
-        (lambda f: break_config(f, dropout=1.5), "model.dropout is 1.5; give"),
-        (lambda f: break_config(f, max_text=900), "model.max_text is 900"),
-        (lambda f: break_config(f, image_std=[0.5]), "give a number for each of 3 color channels"),
-        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is damaged"),
-        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": [1]}), "abilities [1"),
-        (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "to 1,000"),
+        (lambda f: break_config(f, vocab_size=9_000_000), "9000000"),
+        (lambda f: break_config(f, enc_id=5000), "5000"),
+        (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "text_layers"),
         (lambda f: break_config(f, image_layers=3), "vision_model.encoder.layers.2"),
-        (lambda f: break_config(f, image_layers=1), "vision_model.encoder.layers.1"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": [1]}), "abilities"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "complete"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "not a complete safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "not a complete safetensors"),
-        (lambda f: instead(f / "model.safetensors", os.mkfifo), "model.safetensors is not a file"),
-        (lambda f: instead(f / "model.safetensors", Path.mkdir), "model.safetensors is not a file"),
-        (lambda f: instead(f / "model.safetensors", lambda path: path.symlink_to("/dev/zero")), "is not a file"),
-        (lambda f: (f / "tokenizer.json").unlink(), "neither tokenizer.json nor vocab.txt"),
+        (lambda f: instead(f / "model.safetensors", os.mkfifo), "model.safetensors"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
     ],
-)  # fmt: skip
-def test_damaged_folders_are_refused(damage, message, folder):
+)
+def test_damaged_folders_are_refused(damage, named, folder):
     damage(folder)
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(named)):
         load_model(folder)
 
 

@@ -142,23 +142,3 @@ def test_head_counts_are_never_guessed(images, tmp_path):
     beside.write_text(json.dumps(MED_CONFIG | {"num_hidden_layers": 3}))
     with pytest.raises(UserError, match="med_config.json is of another model: its num_hidden_layers is 3, not 2"):
         dlip.load(name)
-
-
-@pytest.mark.parametrize(
-    ("kind", "width"),
-    [("retrieval", 128), ("retrieval", 192), ("captioning", 128), ("captioning", 192), ("vqa", 128)],
-)
-def test_files_load_only_with_known_head_counts(kind, width, tmp_path):
-    """With med_config.json beside it or not, and counts stated or not."""
-    path = write(to_original_names(stock(kind, width, eps=1e-6).state_dict()), tmp_path)
-    for beside in (True, False):
-        if not beside:
-            (path.parent / "med_config.json").unlink()
-        for stated in ("", "image_heads=4", "text_heads=4", "image_heads=4,text_heads=4"):
-            name = f"{path}:{stated}" if stated else path
-            if "image" in stated and (beside or "text" in stated):
-                config = dlip.load(name).med.config
-                assert (config.image_heads, config.text_heads) == (4, 4 if "text" in stated else 2), (beside, stated)
-            else:
-                with pytest.raises(UserError, match="does not say how many heads it has"):
-                    dlip.load(name)
