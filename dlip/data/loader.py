@@ -78,9 +78,13 @@ def train_loader(
         return replace(replace(collate, epoch=epochs[0])(list(items)), index=torch.tensor(indices))
 
     return DataLoader(
-        EpochItems(dataset), batch_sampler=batches, collate_fn=collate_epoch, num_workers=workers,
-        pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
-    )  # fmt: skip
+        EpochItems(dataset),
+        batch_sampler=batches,
+        collate_fn=collate_epoch,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="fork" if workers else None,
+    )
 
 
 def stream_batches(dataset: DataSet, batches: ResumableBatchSampler, collate: Collate, workers: int) -> Iterator[Batch]:

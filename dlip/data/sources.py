@@ -1,7 +1,7 @@
-"""Data sets by name: the built-in scenes, a folder of images with texts, shards, a data set of the hub, or several."""
+"""Data sets by name: the built-in scenes, a folder of images with texts, what `datasets` reads, or several of them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +15,17 @@ from dlip.data.transforms import as_list
 def open(
     name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False
 ) -> DataSet:
-    """Open a split of the dataset `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
+    """Open a split of the data set `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
 
     limit: use the first images only, as `first` does. on_error: "fatal" raises at an image or text that cannot be used,
-    "skip" quarantines it in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is
-    the split train. Raises UserError if there is no such dataset or split.
+    "skip" keeps its fault in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is
+    the split train. Raises UserError if there is no such data set or split.
     """
     names = dataset_names(name)
     if len(names) > 1 and split not in (shared := splits(name, uncaptioned)):
-        raise UserError(f"the datasets of {name} share no split {split!r}; choose one of: {', '.join(shared)}")
-    datasets = [_kind(part, uncaptioned)[0](part, split, on_error) for part in names]
-    dataset = datasets[0]
-    if len(datasets) > 1:
-        dataset = Joined(datasets)
+        raise UserError(f"the data sets of {name} share no split {split!r}; choose one of: {', '.join(shared)}")
+    datasets = [_opener(part, uncaptioned)[0](part, split, on_error) for part in names]
+    dataset = datasets[0] if len(datasets) == 1 else Joined(datasets)
     return dataset if limit is None else dataset.first(limit)
 
 
@@ -53,17 +51,17 @@ def as_dataset(data: str | Path | DataSet | Iterable[Example], split: str = "tra
 
 
 def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:
-    """The splits of the dataset `name`; of joined datasets, those that all of them have. uncaptioned: as in `open`.
+    """The splits of the data set `name`; of several, those that all of them have. uncaptioned: as in `open`.
 
-    Raises UserError if there is no such dataset or no common split.
+    Raises UserError if there is no such data set or no common split.
     """
     names = dataset_names(name)
-    of_each = [_kind(part, uncaptioned)[1](part) for part in names]
+    of_each = [_opener(part, uncaptioned)[1](part) for part in names]
     if [] in of_each:
         raise UserError(f"{names[of_each.index([])]} has no images with texts; its files of annotations are empty")
     common = [split for split in of_each[0] if all(split in others for others in of_each)]
     if not common:
-        raise UserError(f"the datasets of {name} have no split in common; rename their splits alike")
+        raise UserError(f"the data sets of {name} have no split in common; rename their splits alike")
     return common
 
 
@@ -71,44 +69,37 @@ def dataset_names(name: str | Path) -> list[str]:
     """`photos/flickr8k+photos/coco_vqa` as its names.
 
     A path that exists is one name, and so is a URL, a pattern or a hub's name with a + in it, unless all its parts are
-    datasets. Raises UserError for an empty name, or one that is given twice.
+    data sets. Raises UserError for an empty name, or one that is given twice.
     """
-    if not str(name).strip():
+    name = str(name)
+    parts = name.split("+")
+    if len(parts) > 1 and not Path(name).exists():
+        if all(map(_may_exist, parts)) or not re.search(r"^hub:|://|[{*?]", name):
+            if not all(parts) or len(set(parts)) < len(parts):
+                raise UserError(f"the data {name!r} have an empty name, or one twice; name each data set once")
+            return parts
+    if not name.strip():
         raise UserError("the name of the data is empty; give scenes, a folder, shards or hub:NAME")
-    names = str(name).split("+")
-    is_one = Path(name).exists() or (re.search(r"^hub:|://|[{*?]", str(name)) and not all(map(_may_exist, names)))
-    if is_one or len(names) == 1:
-        return [str(name)]
-    if not all(names):
-        raise UserError(f"the data {str(name)!r} have an empty name beside a +; name a dataset on both sides of it")
-    if len(set(names)) < len(names):
-        raise UserError(f"the data {str(name)!r} name a dataset twice; name each once")
-    return names
+    return [name]
 
 
 def _may_exist(name: str) -> bool:
-    if name == "scenes" or re.match(r"hub:.|https?://", name):
-        return True
-    place = Path(name)
-    return bool(name) and (place.parent.is_dir() if re.search(r"[{*?]", name) else place.exists())
+    place = Path(name).parent if re.search(r"[{*?]", name) else Path(name)
+    return bool(name) and (name == "scenes" or bool(re.match(r"hub:.|https?://", name)) or place.exists())
 
 
-def _kind(name: str | Path, uncaptioned: bool):
+def _opener(name: str | Path, uncaptioned: bool) -> tuple[Callable, Callable]:
     """What opens a split of such a data set, and what lists its splits; imported on demand."""
     name = str(name)
     if name == "scenes":
         from dlip.data.scenes.dataset import DISJOINT_SPLITS, Scenes
 
         return lambda _, split, on_error: Scenes(split), lambda _: list(DISJOINT_SPLITS)
+    from dlip.data.folders import dataset as folder
     from dlip.data.folders.layouts import has_annotations
-    from dlip.data.hub import load
+    from dlip.data.hub import load, stream, table
 
     if load.is_table(name) and not has_annotations(Path(name)):
-        if load.parse(name)[1].get("stream") == "true":
-            from dlip.data.hub.stream import Stream as kind
-        else:
-            from dlip.data.hub.table import Table as kind
-        return kind, load.splits
-    from dlip.data.folders import dataset as folder
-
+        streamed = load.parse(name)[1].get("stream") == "true"
+        return stream.Stream if streamed else table.Table, load.splits
     return partial(folder.Folder, uncaptioned=uncaptioned), partial(folder.splits, uncaptioned=uncaptioned)

@@ -1,4 +1,4 @@
-"""What data sets on disk share: their faults are fatal or skipped, and images can be had as they are stored."""
+"""What data sets on disk share: their faults are fatal or skipped."""
 
 import os
 from abc import abstractmethod
@@ -50,29 +50,25 @@ class Stored(DataSet):
         nothing is left.
         """
         checked = range(len(self))[: images if self.on_error == "fatal" else None]
-        faults = run_on_main(lambda: self._faults(checked))
-        if len(faults) != len(checked):
-            raise UserError(
-                f"{self.where} has {len(checked):,} images here and {len(faults):,} in the first process; copy it again"
-            )
-        bad = {i for i, (_, usable) in zip(checked, faults, strict=True) if not usable}
+        faults, bad = run_on_main(lambda: self._faults(checked))
         self.keep([i for i in range(len(self)) if i not in bad])
         with raised_by_all():
-            self.report([fault for found, _ in faults for fault in found])
+            self.report(faults)
 
-    def _faults(self, checked: range) -> list[tuple[list[str], bool]]:
-        """The faults of each image, and whether it can be used all the same."""
+    def _faults(self, checked: range) -> tuple[list[str], set[int]]:
+        """All faults, and the images that cannot be used."""
 
         def check(i: int) -> tuple[list[str], bool]:
             texts, image = self.text_faults(i), self.image_fault(i)
-            if image:
-                return [*texts, image], False
-            example = self.without_image(i)
-            return texts, bool(not texts or example.captions or example.questions)
+            example = self.without_image(i) if texts and not image else None
+            unusable = image or (example and not (example.captions or example.questions))
+            return [*texts, *filter(None, [image])], bool(unusable)
 
         with ThreadPool(os.cpu_count()) as pool:  # an executor would make an object for every image beforehand
             checks = pool.imap(check, checked, chunksize=16)
-            return list(tqdm(checks, "checking images", len(checked), leave=False, disable=None))
+            found = list(tqdm(checks, "checking images", len(checked), leave=False, disable=None))
+        faults = [fault for some, _ in found for fault in some]
+        return faults, {i for i, (_, unusable) in zip(checked, found, strict=True) if unusable}
 
     def report(self, faults: list[str]) -> None:
         """Keep faults that are skipped. Raises UserError if they are fatal, EmptySplitError if nothing is left."""
@@ -81,7 +77,7 @@ class Stored(DataSet):
         if faults and self.on_error == "fatal":
             raise UserError(
                 f"{where} has {plural(len(faults), 'fault')}: {first}: correct the data, or skip faults with "
-                f"--on-error skip"
+                "--on-error skip"
             )
         if not len(self):
             raise EmptySplitError(f"{where} has no usable image left: {first or 'it is empty'}")

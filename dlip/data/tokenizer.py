@@ -108,11 +108,10 @@ class Tokenizer:
 
 def _checked(fast: FastTokenizer) -> FastTokenizer:
     """The tokenizer itself. Raises ValueError if it is not BERT's kind or an id exceeds the vocabulary."""
-    parts = {"model": models.WordPiece, "normalizer": normalizers.BertNormalizer,
-             "pre_tokenizer": pre_tokenizers.BertPreTokenizer, "decoder": decoders.WordPiece}  # fmt: skip
-    for name, kind in parts.items():
-        if type(part := getattr(fast, name)) is not kind:
-            raise ValueError(f"its {name} is {type(part).__name__}; only BERT's {kind.__name__} is supported")
+    kinds = (models.WordPiece, normalizers.BertNormalizer, pre_tokenizers.BertPreTokenizer, decoders.WordPiece)
+    for part, kind in zip((fast.model, fast.normalizer, fast.pre_tokenizer, fast.decoder), kinds, strict=True):
+        if type(part) is not kind:
+            raise ValueError(f"it has {type(part).__name__}; only BERT's {kind.__name__} is supported")
     vocabulary = fast.get_vocab()
     token = max(vocabulary, key=vocabulary.get)
     if vocabulary[token] >= len(vocabulary):

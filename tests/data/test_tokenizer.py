@@ -142,10 +142,10 @@ def test_interrupted_save_keeps_the_old_file(tokenizer, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("place", "rule", "message"),
     [
-        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaa"}, "its normalizer is Replace"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "its pre_tokenizer is Whitespace"),
-        ("decoder", None, "its decoder is NoneType"),
-        ("model", {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}, "its model is WordLevel"),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaa"}, "Replace"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "Whitespace"),
+        ("decoder", None, "NoneType"),
+        ("model", {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}, "WordLevel"),
     ],
 )
 def test_tokenizers_other_than_berts_are_refused(place, rule, message, tokenizer, tmp_path):
