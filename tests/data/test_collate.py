@@ -11,15 +11,10 @@ from PIL import Image
 
 from dlip.data.batch import Example, Question
 from dlip.data.collate import MAX_SHIFT, Collate, shift
-from dlip.data.folders.dataset import Folder
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import resize_square
-from dlip.models.features import Want
-from dlip.training.objectives import vqa
-from tests.helpers import ROOT, differences
+from tests.helpers import differences
 
 WORDS = ["a red cat", "a blue dog sleeps here", "one", "two", "left of the tree", "what is it", "who", "yes", "no"]
-PHOTOS = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +60,6 @@ def test_shapes_types_and_padding(tokenizer):
     assert tokenizer.decode(batch.answer_ids) == ["a red cat", "two"]
 
 
-def test_pixels_keep_their_places(tokenizer):
-    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    batch = Collate(tokenizer, 8)([item(0, ["one"], image=pixels)])
-    assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), pixels)
-
-
-def test_long_texts_are_truncated_and_end_in_sep(tokenizer):
-    long = "a blue dog sleeps here"
-    batch = Collate(tokenizer, 8, max_text=4)([item(0, [long], [(long, long)])])
-    for ids in (batch.ids, batch.question_ids, batch.answer_ids):
-        assert ids.shape == (1, 4) and ids[0, -1] == tokenizer.sep_id
-
-
 def test_rows_without_text_have_only_a_first_token(tokenizer):
     rows = [item(0, ["one"]), item(1, ["a red cat"], [("who", "two")]), item(2, [], [("what is it", "a red cat")])]
     batch = Collate(tokenizer, 8)(rows)
@@ -99,20 +81,6 @@ def test_a_batch_always_has_text_tensors(tokenizer):
     assert not batch.captioned.any()
     some = Collate(tokenizer, 8)([item(0), item(1, ["one"]), item(2, ["  "])])
     assert some.captioned.tolist() == [False, True, False]
-
-
-def test_rows_without_question_add_no_loss_and_no_nan(tiny, scenes):
-    questioned = [scenes[0], scenes[1]]
-    silent = dataclasses.replace(scenes[2], questions=[])
-    collate = Collate(tiny.tokenizer, 48)
-    want = Want(frozenset({"vqa"}))
-    alone, mixed = (tiny.med(collate(rows), want) for rows in (questioned, [*questioned, silent]))
-    assert torch.isfinite(mixed.logits["vqa"]).all()
-    assert vqa(alone).item() == pytest.approx(vqa(mixed).item(), abs=1e-5)
-    tiny.med.zero_grad()
-    vqa(mixed).backward()
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in tiny.med.parameters())
-    tiny.med.zero_grad()
 
 
 def drawn(tokenizer, row: Example, epochs: int, **kwargs) -> list[tuple[str, str, str]]:
@@ -138,11 +106,6 @@ def test_draws_are_uniform_and_answers_by_frequency(tokenizer):
     assert 0.63 < answers["who", "yes"] / questions["who"] < 0.87  # 3/4 of them
     assert drawn(tokenizer, row, 20) == drawn(tokenizer, row, 20)
     assert drawn(tokenizer, row, 20) != drawn(tokenizer, row, 20, seed=1)
-
-
-def test_images_of_an_epoch_draw_independently(tokenizer):
-    batch = Collate(tokenizer, 8)([item(i, ["one", "two"]) for i in range(40)])
-    assert 8 < Counter(tokenizer.decode(batch.ids))["one"] < 32
 
 
 def test_draws_do_not_depend_on_the_batch(tokenizer):
@@ -189,28 +152,6 @@ def test_several_different_questions_per_image(tokenizer):
     assert seen == {"who", "what is it", "two"}
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
-def test_images_of_other_modes_and_negative_ids(mode, tokenizer):
-    """As a user's own data set may give them."""
-    rows = [item(-3, ["one"], image=photo().convert("L").convert(mode))]
-    collate = Collate(tokenizer, 16, augment=True)
-    expected = collate([item(-3, ["one"], image=photo().convert("L").convert(mode).convert("RGB"))])
-    assert torch.equal(collate(rows).images, expected.images) and collate(rows).image_id.tolist() == [-3]
-
-
-def test_photos_are_augmented_only_on_request(tokenizer):
-    image = photo()
-    row = item(7, ["one"], image=image)
-    plain = torch.from_numpy(resize_square(image, 16).copy()).permute(2, 0, 1)
-
-    def pixels(**kwargs):
-        return Collate(tokenizer, 16, **kwargs)([row]).images[0]
-
-    assert torch.equal(pixels(), plain)
-    crops = [pixels(augment=True, epoch=epoch) for epoch in range(20)]
-    assert len({crop.numpy().tobytes() for crop in crops}) == 20
-
-
 @pytest.mark.parametrize(
     ("caption", "question", "answer", "may_flip"),
     [
@@ -245,26 +186,6 @@ def test_shift_is_bounded_and_repeats_the_edges():
             assert (moved[:, : column - 5, 0] == 50).all()
     steps = range(-MAX_SHIFT, MAX_SHIFT + 1)
     assert places == {(a, b) for a in steps for b in steps}
-
-
-def test_drawn_images_are_shifted_only_on_request(tiny, scenes):
-    rows = [scenes[i] for i in range(8)]
-    plain = np.stack([row.image for row in rows]).transpose(0, 3, 1, 2)
-    assert np.array_equal(Collate(tiny.tokenizer, 64)(rows).images, plain)
-    moved = Collate(tiny.tokenizer, 64, augment=True)(rows).images
-    assert moved.shape == plain.shape and not np.array_equal(moved, plain)
-
-
-def test_real_photographs_make_a_batch():
-    path = PHOTOS / "flickr8k"
-    if not path.is_dir():
-        pytest.skip("shared/data, the real photographs, is not here")
-    folder = Folder(path, "val")
-    tokenizer = Tokenizer.train(folder.texts(len(folder)), 1000)
-    batch = Collate(tokenizer, 96, augment=True, flip=True)([folder[i] for i in range(8)])
-    assert batch.images.shape == (8, 3, 96, 96) and len(batch.image_id.unique()) == 8
-    assert batch.mask.sum(1).min() > 4 and batch.captioned.all()
-    assert batch.images.float().std((1, 2, 3)).min() > 5
 
 
 def test_views_are_the_same_for_all_seeds(tiny, scenes):

@@ -6,7 +6,7 @@ import torch
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
 from dlip.data.dataset import epoch_order
-from dlip.data.loader import EpochItems, ResumableBatchSampler, raise_faults, train_loader
+from dlip.data.loader import ResumableBatchSampler, raise_faults, train_loader
 from dlip.data.scenes.dataset import Scenes
 from tests.helpers import differences
 
@@ -51,11 +51,6 @@ def test_micro_batches_of_a_step_are_its_batch(start):
     assert [a + b + c for a, b, c in zip(*[iter(micro)] * 3, strict=True)] == whole
 
 
-def test_items_know_their_epoch(scenes):
-    epoch, index, item = EpochItems(scenes)[7, 3]
-    assert epoch == 7 and item.image_id == scenes[3].image_id
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_batches_are_bit_exact_for_any_workers(workers, tiny):
     dataset = Scenes("train-small", size=9)
@@ -87,14 +82,3 @@ def test_faults_of_items_are_raised_unchanged(fault, workers, tiny):
     with pytest.raises(type(fault)) as raised:
         list(drawn)
     assert str(raised.value) == str(fault)
-
-
-def test_each_epoch_draws_other_texts(tiny):
-    """Most images come with another caption or question than in the epoch before."""
-    dataset = Scenes("train-small", size=8)
-    collate = Collate(tiny.tokenizer, 48, max_text=40)
-    shown = []
-    for batch in train_loader(dataset, ResumableBatchSampler(8, 8, 2, seed=0), collate):
-        texts = zip(tiny.tokenizer.decode(batch.ids), tiny.tokenizer.decode(batch.question_ids), strict=True)
-        shown.append(dict(zip(batch.image_id.tolist(), texts, strict=True)))
-    assert shown[0].keys() == shown[1].keys() and sum(shown[0][i] != shown[1][i] for i in shown[0]) > 4

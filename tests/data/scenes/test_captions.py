@@ -1,8 +1,6 @@
 """Captions of scenes are true, short, specific and of a closed vocabulary; the parser that checks them."""
 
-import random
 import re
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.questions import questions
 from dlip.data.scenes.text import MAX_TOKENS, captions, vocabulary
-from dlip.data.scenes.truth import Fact, caption_facts, certain_referents, parse_caption, referents
+from dlip.data.scenes.truth import caption_facts, certain_referents, parse_caption, referents
 from dlip.data.scenes.world import ATTRIBUTES, Object, Scene
 
 
@@ -65,19 +63,6 @@ def test_vocabulary_is_closed(scenes):
     texts += [text for scene in scenes for q in questions(scene) for text in (q.text, *q.answers)]
     assert sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(texts)))) == vocabulary()
     assert len(vocabulary()) < 110
-
-
-def test_few_captions_are_true_of_another_image(scenes):
-    holders = defaultdict(set)  # an object, as a mention claims it -> the images that show it
-    for i, scene in enumerate(scenes):
-        for o in scene.objects:
-            holders[frozenset(zip(ATTRIBUTES, o.kind, strict=True))].add(i)
-    shared = 0
-    for i, scene in enumerate(scenes):
-        for caption in captions(scene):
-            others = set.intersection(*(holders[frozenset(m.claims)] for m in parse_caption(caption).mentions)) - {i}
-            shared += any(not wrong(caption, scenes[j]) for j in others)
-    assert shared < 0.001 * 5 * len(scenes)
 
 
 def test_one_changed_word_makes_a_caption_false(scenes):
@@ -146,23 +131,6 @@ def test_claims_worked_out_by_hand(caption, false, scene):
     assert wrong(caption, scene) == false
     nouns = [word for word in ("circle", "square", "star") if word in caption]
     assert is_true_caption(caption, scene) == (bool(nouns) and not false)
-
-
-def test_any_text_can_be_parsed(scene):
-    rng = random.Random(0)
-    for _ in range(1000):
-        caption = " ".join(rng.choices(vocabulary(), k=rng.randrange(25)))
-        facts = caption_facts(caption, scene)
-        assert sum(fact.kind == "object" for fact in facts) == len(parse_caption(caption).mentions)
-
-
-def test_surplus_object_is_false(scene):
-    caption = (
-        "a large red circle, a small red circle, a small cyan cross and a pink star and a pink diamond and a cross"
-    )
-    objects = [fact for fact in caption_facts(caption, scene) if fact.kind == "object"]
-    assert [fact.true for fact in objects] == [True] + 5 * [False]
-    assert objects[0] == Fact("object", "large red circle plain", True)
 
 
 def test_mentions_locate_objects_among_the_words(scene):

@@ -85,17 +85,6 @@ def test_what_is_said_twice_counts_once(twice, once):
     assert counts(twice) == counts(once)
 
 
-def test_a_repeated_object_is_not_beside_itself():
-    assert counts(f"a {FIRST} left of a {FIRST}")["relation"] == [0, 1, 0, 2]
-
-
-def test_two_objects_may_share_a_partial_name():
-    """Mentions without a color may be of different objects, mentions with all attributes may not."""
-    both = Scene(0, "noisy", 128, 0, (CIRCLE, replace(CIRCLE, color="blue", x=30), STAR))
-    assert counts("a large circle and a large circle", both)["attribute"] == [6, 6, 6, 12]
-    assert counts("a large red circle and a large red circle", both)["attribute"] == [4, 4, 4, 12]
-
-
 def test_scores_are_ratios_of_sums():
     """Micro-averaged: 3 of 4 claims of both images together, not the mean of 1/1 and 2/3."""
     one, two = (
