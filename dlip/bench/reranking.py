@@ -103,9 +103,8 @@ def prepare(vlm: VLM, dataset) -> tuple:
 @torch.inference_mode()
 def here(vlm: VLM, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[Tensor, Tensor]:
     """ITM match logits of the candidates of images `[I, k]` and of texts `[T, k]`."""
-    *texts, text = retrieval.unique_texts(ids, mask)
-    match = partial(retrieval.pair_logits, vlm, *texts, states, reranker="itm", progress=False)
-    of_images, of_texts = retrieval.candidate_logits(match, text, tr[0].candidates, ir[0].candidates)
+    candidates = tr[0].candidates, ir[0].candidates
+    of_images, of_texts = retrieval.rerank_candidates(vlm, (ids, mask), states, *candidates, "itm", False)
     return of_images[..., 1], of_texts[..., 1]
 
 

@@ -36,7 +36,7 @@ SAMPLES = 4
 class QuickEvaluation:
     """Evaluate the student of a run during training, and its teacher once; captions without the metrics of Java.
 
-    candidates: as in `dlip.evaluation.tasks.retrieval.candidates`.
+    candidates: `k` of `dlip.evaluate`.
     """
 
     def __init__(self, run: Run, dataset, teacher: VLM | None, candidates: int | None = None):

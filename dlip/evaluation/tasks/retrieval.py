@@ -9,9 +9,8 @@ Lin et al., Revisiting the Role of Language Priors in Vision-Language Models (ar
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ MAX_STATE_BYTES = 1 << 30
 
 @dataclass
 class Direction:
-    """Result of one direction of retrieval."""
+    """One direction of retrieval, of Q queries."""
 
     nearest: Nearest
     """By ITC's cosine alone."""
@@ -47,9 +46,7 @@ class RetrievalResult:
     """Both directions of retrieval over I images and T captions."""
 
     tr: Direction
-    """Captions by image."""
     ir: Direction
-    """Images by caption."""
     image_id: Tensor
     """int64 [I]"""
     caption_image: Tensor
@@ -76,16 +73,6 @@ def run(
     return result
 
 
-def candidates(k: int | None, dataset, abilities: frozenset[str], rerank: Reranker = "itm") -> int:
-    """Candidates of each query that are re-ranked: k, by default 16 for the built-in scenes, else 128.
-
-    128 is BLIP's number for Flickr30k; it takes 256 for COCO. 0 by ITM for a model that has none among its abilities.
-    """
-    if rerank == "itm" and "itm" not in abilities:
-        return 0
-    return (16 if dataset.has_scenes else 128) if k is None else k
-
-
 @torch.inference_mode()
 def predict(
     model: Measured,
@@ -97,11 +84,15 @@ def predict(
 ) -> RetrievalResult:
     """Rank all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
-    k: as in `candidates`; 0 keeps ITC's order. rerank: by ITM, or by the caption decoder, where p(caption) is its mean
-    over the caption's own candidates. Raises MetricUnavailable where there are no captions, and MissingAbility for a
-    model without ITC, or without the decoder that `rerank` names.
+    k: candidates of each query that are re-ranked, by default 16 for the built-in scenes, else 128 (BLIP's number for
+    Flickr30k; it takes 256 for COCO); 0 keeps ITC's order, as for a model without ITM. rerank: by ITM, or by the
+    caption decoder, where p(caption) is its mean over the caption's own candidates. Raises MetricUnavailable where
+    there are no captions, and MissingAbility for a model without ITC, or without the decoder that `rerank` names.
     """
-    k = candidates(k, dataset, model.abilities, rerank)
+    if rerank == "itm" and "itm" not in model.abilities:
+        k = 0
+    elif k is None:
+        k = 16 if dataset.has_scenes else 128
     reranker = rerank if k else None
     vectors, image_id, caption_image, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES if k else 0  # states for re-ranking
@@ -117,17 +108,23 @@ def predict(
         captions += [caption for item in items for caption in item.captions]
     if not captions:
         raise MetricUnavailable("the data have no captions")
-
-    images, image_id, caption_image = torch.cat(vectors), torch.tensor(image_id), torch.tensor(caption_image)
-    caption_id, texts = image_id[caption_image], embed_texts(model, captions)
-    ids = image_id.to(texts.device), caption_id.to(texts.device)
-    tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
-
-    ids, mask, text = unique_texts(*model.text_ids(captions, reranker))
     if free_bytes < 0:
         kept = (states for _, _, states in encoded(model, dataset, reranker, batch_size, False))
-    match = partial(pair_logits, model, ids, mask, kept, reranker=reranker, progress=subrange(progress, 0.1, 1))
-    tr_logits, ir_logits = candidate_logits(match, text.cpu(), tr.candidates, ir.candidates)
+
+    images, texts = torch.cat(vectors), embed_texts(model, captions)
+    image_id, caption_image = torch.tensor(image_id), torch.tensor(caption_image)
+    caption_id = image_id[caption_image]
+    ids = image_id.to(texts.device), caption_id.to(texts.device)
+    tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
+    tr_logits, ir_logits = rerank_candidates(
+        model,
+        model.text_ids(captions, reranker),
+        kept,
+        tr.candidates,
+        ir.candidates,
+        reranker,
+        subrange(progress, 0.1, 1),
+    )
     if reranker == "decoder":
         typical = ir_logits[..., 1].logsumexp(1) - math.log(ir_logits.shape[1])  # log p(caption), [T]
         tr_logits[..., 0], ir_logits[..., 0] = typical[tr.candidates], typical[:, None]
@@ -171,47 +168,34 @@ def unique_texts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows // 2, rows % 2 == 1, which
 
 
-def candidate_logits(
-    match: Callable[[Tensor, Tensor], Tensor], text: Tensor, tr: Tensor, ir: Tensor
-) -> tuple[Tensor, Tensor]:
-    """ITM's logits of images' candidate captions, [I, k, 2], and of captions' candidate images, [T, k, 2].
-
-    match: `pair_logits` of texts and counts. text: int64 [T], the unique text that each caption is. tr, ir: the
-    candidates, [I, k] and [T, k]. A pair of both directions, or of equal texts, is computed once.
-    """
-    image, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
-    keys, place = (image * len(text) + text[caption]).unique(return_inverse=True)
-    logits = match(keys % len(text), (keys // len(text)).bincount(minlength=len(tr)))[place]
-    return logits[: tr.numel()].view(*tr.shape, 2), logits[tr.numel() :].view(*ir.shape, 2)
-
-
-def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries [Q * k] and their candidates [Q * k]."""
-    return torch.arange(len(candidates)).repeat_interleave(candidates.shape[1]), candidates.flatten()
-
-
-def pair_logits(
+def rerank_candidates(
     model: Measured,
-    ids: Tensor,
-    mask: Tensor,
+    texts: tuple[Tensor, Tensor],
     states: Iterable[Tensor],
-    texts: Tensor,
-    counts: Tensor,
-    reranker: Reranker,
+    tr: Tensor,
+    ir: Tensor,
+    reranker: Reranker | None,
     progress: Progress,
-) -> Tensor:
-    """`Measured.pair_logits`, fp32 [P, 2], of P pairs: each image with its `texts`, int64 [P], in the order of images.
+) -> tuple[Tensor, Tensor]:
+    """`Measured.pair_logits` of images' candidate captions, [I, k, 2], and captions' candidate images, [T, k, 2].
 
-    ids, mask: the unique texts. states: image states in batches [B, P+1, Di]. counts: number of texts of each image.
+    texts: ids and mask of the captions [T, L]. states: image states in batches [B, P+1, Di]. tr, ir: the candidates,
+    [I, k] and [T, k]. A pair of both directions, or of equal texts, is computed once.
     """
-    logits, texts_of_images = [torch.zeros(0, 2)], iter(texts.split(counts.tolist()))
-    with counter(len(counts), "retrieval: re-ranking", progress) as update:
-        for batch in states if len(texts) else ():
+    ids, mask, text = unique_texts(*texts)
+    queries = [torch.arange(len(best)).repeat_interleave(best.shape[1]) for best in (tr, ir)]
+    image, caption = torch.cat([queries[0], ir.flatten()]), torch.cat([tr.flatten(), queries[1]])
+    pairs, place = (image * len(text) + text.cpu()[caption]).unique(return_inverse=True)
+    texts_of_images = (pairs % len(text)).split((pairs // len(text)).bincount(minlength=len(tr)).tolist())
+    logits, texts_of_next = [torch.zeros(0, 2)], iter(texts_of_images)
+    with counter(len(tr), "retrieval: re-ranking", progress) as update:
+        for batch in states if len(pairs) else ():
             for image in batch.to(ids.device).split(1):
-                own = next(texts_of_images).to(ids.device)
+                own = next(texts_of_next).to(ids.device)
                 logits.append(model.pair_logits(image, ids[own], mask[own], reranker))
                 update(1)
-    return torch.cat(logits)
+    logits = torch.cat(logits)[place]
+    return logits[: tr.numel()].view(*tr.shape, 2), logits[tr.numel() :].view(*ir.shape, 2)
 
 
 def score(result: RetrievalResult) -> TaskResult:
@@ -221,20 +205,18 @@ def score(result: RetrievalResult) -> TaskResult:
     An image is matched by any of its captions, a caption by its image. Items "tr", a row for each image, and "ir", for
     each caption, hold the ranks, counted from 0.
     """
-    ranks = {"tr": result.tr.rank, "ir": result.ir.rank}
-    ranks |= {"joint_tr": result.tr.joint_rank, "joint_ir": result.ir.joint_rank}
-    ranks |= {"itc_tr": result.tr.nearest.rank, "itc_ir": result.ir.nearest.rank}
+    tr, ir, ids = result.tr, result.ir, result.image_id.tolist()
+    ranks = {"tr": tr.rank, "ir": ir.rank, "joint_tr": tr.joint_rank, "joint_ir": ir.joint_rank}
+    ranks |= {"itc_tr": tr.nearest.rank, "itc_ir": ir.nearest.rank}
     metrics = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
-    ranks = {name: rank.tolist() for name, rank in ranks.items()}
-    ids = result.image_id.tolist()
-    images = zip(ids, ranks["tr"], ranks["itc_tr"], strict=True)
-    by_caption = (ranks[name] for name in ("ir", "joint_ir", "itc_ir"))
-    captions = zip(result.caption_image.tolist(), result.captions, *by_caption, strict=True)
+    images = zip(ids, tr.rank.tolist(), tr.nearest.rank.tolist(), strict=True)
+    by_caption = (rank.tolist() for rank in (result.caption_image, ir.rank, ir.joint_rank, ir.nearest.rank))
+    captions = zip(result.captions, *by_caption, strict=True)
     items = {
         "tr": [dict(image_id=i, rank=rank, itc_rank=itc) for i, rank, itc in images],
         "ir": [
             dict(image=i, image_id=ids[i], caption=text, rank=rank, joint_rank=joint, itc_rank=itc)
-            for i, text, rank, joint, itc in captions
+            for text, i, rank, joint, itc in captions
         ],
     }
     return TaskResult(metrics, items)
