@@ -45,6 +45,14 @@ KINDS = {
     "vqa": (frozenset({"vqa"}), 35),
 }
 """Kind of checkpoint -> its abilities, and the longest text of BLIP's own training in tokens."""
+USERS = {
+    "vision_proj": {"itc"},
+    "text_proj": {"itc"},
+    "itm_head": {"itm"},
+    "text_decoder": {"lm", "vqa"},
+    "question_bridge": {"vqa"},
+}
+"""Part of a model -> the abilities that read it; others are read by all."""
 RANDOM_INITIALIZERS = {
     Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_,
     Tensor.erfinv_, Tensor.clamp_,  # of `trunc_normal_`; older releases of torch import their compiler for them
@@ -73,29 +81,22 @@ class Checkpoint:
 
     def build(self, source: str) -> Med:
         """The model in eval mode; weights that no ability needs are zero. Raises UserError if others are missing."""
-        with ZeroInit(), torch.device("meta"):  # first without memory, which a damaged configuration could exhaust
-            self._complete_tensors(convert_precision(Med(self.config), self.precision), source)
         with ZeroInit():
             med = convert_precision(Med(self.config).eval(), self.precision)
         warn_if_emulated(self.precision, f"the fp32 original of {source} is faster here")
         med.abilities = self.abilities
-        load_weights(med, self._complete_tensors(med, source))
-        if wrong := [name for name, tensor in weights(med).items() if not tensor.isfinite().all()]:
-            raise UserError(f"{source} has non-finite values in {wrong[0]}; use another copy of it")
-        return med
-
-    def _complete_tensors(self, med: Med, source: str) -> dict[str, Tensor]:
-        """The tensors, and zeros for weights that are not needed. Raises UserError if they do not fit the model."""
         unused = {name: torch.zeros_like(tensor) for name, tensor in weights(med).items() if not self.needs(name)}
         unused["temp"] = med.temp  # only the original files have it; BLIP's training starts from the same value
         tensors = {**unused, **self.tensors}
         check_weights(med, tensors, source)
-        return tensors
+        load_weights(med, tensors)
+        if wrong := [name for name, tensor in weights(med).items() if not tensor.isfinite().all()]:
+            raise UserError(f"{source} has non-finite values in {wrong[0]}; use another copy of it")
+        return med
 
     def needs(self, name: str) -> bool:
         """Whether an ability reads the weight of this name."""
-        users = {"vision_proj": {"itc"}, "text_proj": {"itc"}, "itm_head": {"itm"}, "text_decoder": {"lm", "vqa"},
-                 "question_bridge": {"vqa"}}.get(name.split(".")[0], self.abilities)  # fmt: skip
+        users = USERS.get(name.split(".")[0], self.abilities)
         if name.startswith("text_encoder.encoder.") and ".attention." in name:
             users = {"itc", "itm", "vqa"}
         return bool(self.abilities & users)
@@ -116,8 +117,12 @@ def kind_of(state: dict[str, Tensor], source: str) -> str:
     """The kind of checkpoint, of `KINDS`. Raises UserError if it is none."""
     encoder, decoder = (any(name.startswith(f"{part}.") for name in state) for part in ("text_encoder", "text_decoder"))
     matches = "itm_head.weight" in state and "vision_proj.weight" in state
-    kinds = {(True, True, True): "pretrained", (True, False, True): "retrieval", (False, True, False): "captioning",
-             (True, True, False): "vqa"}  # fmt: skip
+    kinds = {
+        (True, True, True): "pretrained",
+        (True, False, True): "retrieval",
+        (False, True, False): "captioning",
+        (True, True, False): "vqa",
+    }
     if (encoder, decoder, matches) not in kinds:
         raise UserError(
             f"{source} is a BLIP of an unknown kind; use one for pre-training, retrieval, captioning or VQA"
@@ -139,11 +144,8 @@ def read_hugging_face(folder: Path) -> Checkpoint:
     try:
         stock = BlipConfig.from_dict(read_json(folder / "config.json"))
         image, text = stock.vision_config, stock.text_config
-        activations = {image.hidden_act, text.hidden_act}
     except Exception as error:  # the library raises many types
         raise UserError(f"{folder / 'config.json'} is not a BLIP configuration ({error}); copy it again") from None
-    if activations != {"gelu"}:
-        raise UserError(f"{folder} is a BLIP with the activations {', '.join(activations)}; only gelu is supported")
     state = read_state(folder)
     kind = kind_of(state, str(folder))
     tokenizer = Tokenizer.load(folder)
@@ -285,11 +287,9 @@ def read_med_config(path: Path, size: tuple[int, int, int]) -> dict[str, int]:
     if not file.is_file():
         return {}
     values = read_json(file)
-    expected = dict(zip(("hidden_size", "num_hidden_layers", "intermediate_size"), size, strict=True))
-    for name, value in (expected | {"hidden_act": "gelu", "layer_norm_eps": 1e-12}).items():
+    for name, value in zip(("hidden_size", "num_hidden_layers", "intermediate_size"), size, strict=True):
         if values.get(name) != value:
-            raise UserError(f"{file} is of another model: its {name} is {values.get(name)}, not {value}; "
-                            "put the checkpoint's own there")  # fmt: skip
+            raise UserError(f"the {name} of {file} is {values.get(name)}, not {value}; put the checkpoint's own there")
     return {"text_heads": values["num_attention_heads"]}
 
 
@@ -355,8 +355,7 @@ def store_once(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     for name in [name for name in out if name.startswith("text_decoder.bert.") and ".attention." not in name]:
         encoder_name, tensor = name.replace("text_decoder.bert.", "text_encoder."), out.pop(name)
         if kind == "pretrained" and not torch.equal(tensor, out[encoder_name]):
-            raise UserError(f"{name} of this pre-training checkpoint differs from {encoder_name}, which BLIP ties; "
-                            "use another checkpoint")  # fmt: skip
+            raise UserError(f"{name} of {kind} differs from {encoder_name}, which BLIP ties; use another checkpoint")
         out[encoder_name] = tensor
     return out
 

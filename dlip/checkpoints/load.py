@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,14 +172,9 @@ def local_path(name: str | Path) -> Path:
 def locate(name: str) -> Path:
     """The folder or file of a name; a hub id is downloaded unless a local folder has its name or its owner's.
 
-    Names below `runs/` are never looked up on the hub. Warns where a local folder has the name of a shipped model,
-    which is then meant. Raises UserError if there is no such model.
+    Names below `runs/` are never looked up on the hub. Raises UserError if there is no such model.
     """
     path = local_path(name)
-    if path != (own := Path(name)) and os.path.isfile(own / "config.json"):
-        warnings.warn(
-            f"{name} is a shipped model; to use your own folder of this name, write {own.absolute()}", stacklevel=2
-        )
     if os.path.isfile(path) or os.path.isfile(path / "config.json"):
         return path
     if is_hub_id(name):

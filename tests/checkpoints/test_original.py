@@ -140,5 +140,5 @@ def test_head_counts_are_never_guessed(images, tmp_path):
             dlip.load(path)
         torch.testing.assert_close(dlip.load(name).similarity(images, TEXTS), score, atol=1e-5, rtol=0)
     beside.write_text(json.dumps(MED_CONFIG | {"num_hidden_layers": 3}))
-    with pytest.raises(UserError, match="med_config.json is of another model: its num_hidden_layers is 3, not 2"):
+    with pytest.raises(UserError, match="num_hidden_layers"):
         dlip.load(name)
