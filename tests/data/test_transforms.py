@@ -17,11 +17,11 @@ def photo() -> Image.Image:
     return Image.fromarray(corners).resize((80, 50), Image.Resampling.BILINEAR)
 
 
-def quadrants(image: Image.Image) -> list[str]:
+def quadrants(image: Image.Image) -> str:
     """The fixture's color in each corner: top left, top right, bottom left, bottom right."""
     names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}
     w, h = image.width - 1, image.height - 1
-    return [names[tuple(v > 128 for v in image.getpixel(at))] for at in ((0, 0), (w, 0), (0, h), (w, h))]
+    return " ".join(names[tuple(v > 128 for v in image.getpixel(at))] for at in ((0, 0), (w, 0), (0, h), (w, h)))
 
 
 ORIENTATIONS = {  # expected corners, worked out by hand from the EXIF standard
@@ -33,19 +33,17 @@ ORIENTATIONS = {  # expected corners, worked out by hand from the EXIF standard
     6: "blue red yellow green",
     7: "yellow green blue red",
     8: "green yellow red blue",
-    9: "red green blue yellow",  # not in the standard
 }
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_exif_turns_the_image(photo, tmp_path, orientation, suffix):
+def test_exif_turns_the_image(photo, tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    photo.save(tmp_path / f"a.{suffix}", exif=exif)
-    image = read_image(tmp_path / f"a.{suffix}")
-    assert quadrants(image) == ORIENTATIONS[orientation].split()
-    assert image.size == ((50, 80) if orientation in (5, 6, 7, 8) else (80, 50))
+    photo.save(tmp_path / "a.jpg", exif=exif)
+    image = read_image(tmp_path / "a.jpg")
+    assert quadrants(image) == ORIENTATIONS[orientation]
+    assert image.size == ((50, 80) if orientation > 4 else (80, 50))
     assert quadrants(load_image(image)) == quadrants(image)  # not turned once more
 
 
@@ -54,7 +52,7 @@ def test_damaged_exif_beside_good_pixels(photo, tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x011A], exif[0x0131] = 6, (72, 1), "camera"
     good, rng = exif.tobytes(), np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(100):
         bad = bytearray(good)
         for at in rng.integers(14, len(good), 3):
             bad[at] = rng.integers(256)
@@ -65,62 +63,54 @@ def test_damaged_exif_beside_good_pixels(photo, tmp_path):
 @pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("P", "png"), ("RGBA", "png")])
 def test_colors_survive_the_mode(photo, tmp_path, mode, suffix):
     photo.convert(mode).save(tmp_path / f"a.{suffix}")
-    with Image.open(tmp_path / f"a.{suffix}") as kept:
-        assert kept.mode == mode
     image = read_image(tmp_path / f"a.{suffix}")
-    assert (image.mode, image.size) == ("RGB", (80, 50))
-    assert quadrants(image) == ["red", "green", "blue", "yellow"]
+    assert (image.mode, image.size, quadrants(image)) == ("RGB", (80, 50), "red green blue yellow")
 
 
-@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_16_bit_gray_keeps_its_shades(tmp_path, dtype):
-    levels = np.array([[0, 255, 256, 32768, 65535]])
-    Image.fromarray(levels.astype(dtype)).save(tmp_path / "a.tif")
-    shades = np.asarray(read_image(tmp_path / "a.tif"))
-    assert shades[0].tolist() == [[v] * 3 for v in (0, 0, 1, 128, 255)]
+@pytest.mark.parametrize("suffix", ["tif", "png", "pgm"])
+def test_deep_gray_keeps_its_shades(tmp_path, suffix):
+    levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
+    assert np.asarray(read_image(tmp_path / f"a.{suffix}"))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+    image = Image.fromarray(np.array([[-1, 0, 1, np.nan]], np.float32))  # stretched
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0]
 
 
-def test_32_bit_gray_is_stretched(tmp_path):
-    image = Image.fromarray(np.array([[-1, 0, 1, np.nan, np.inf, -np.inf]], np.float32))
-    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0, 0, 0]
-    for last in (200, 2**31 - 1):  # 8 bits in 32, and all of them
-        Image.fromarray(np.array([[-last, 0, last]], np.int32)).save(tmp_path / "a.tif")
-        assert np.asarray(read_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 127, 255]
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa", "PA"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_white(mode):
     image = Image.new("RGBA", (4, 1), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 2, 1))
-    if mode == "PA":
-        palette = image.convert("RGB").quantize(2)
-        palette.putalpha(image.getchannel("A"))
-        image = palette
-    image = image.convert(mode)
-    assert np.asarray(to_rgb(image))[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
+    assert np.asarray(to_rgb(image.convert(mode)))[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
 
 
 def test_animation_gives_its_first_frame(photo, tmp_path):
     photo.save(tmp_path / "a.gif", save_all=True, append_images=[ImageChops.invert(photo)])
-    assert quadrants(read_image(tmp_path / "a.gif")) == ["red", "green", "blue", "yellow"]
     with Image.open(tmp_path / "a.gif") as image:
         image.seek(1)
-        assert quadrants(to_rgb(image)) == ["red", "green", "blue", "yellow"]
+        assert quadrants(to_rgb(image)) == "red green blue yellow"
 
 
-@pytest.mark.parametrize("fault", ["truncated", "text", "empty", "folder", "png without pixels"])
+@pytest.mark.parametrize("fault", ["truncated", "text", "empty", "folder", "gone", "png without pixels", "program"])
 @pytest.mark.filterwarnings("error")
 def test_unreadable_files_are_named(photo, tmp_path, fault):
+    """Also a format that Pillow would pass to an external program."""
     file = tmp_path / "bad.jpg"
-    if fault == "truncated":
-        photo.save(file)
-        file.write_bytes(file.read_bytes()[:-200])
+    contents = {"text": b"not an image", "empty": b"", "png without pixels": png_claiming(9, 9)}
+    if fault in contents:
+        file.write_bytes(contents[fault])
     elif fault == "folder":
         file.mkdir()
-    else:
-        file.write_bytes({"text": b"not an image", "empty": b"", "png without pixels": png_claiming(9, 9)}[fault])
-    with pytest.raises(UserError, match=r"the image .*bad\.jpg"):
+    elif fault != "gone":
+        photo.save(file, "EPS" if fault == "program" else "JPEG")
+        file.write_bytes(file.read_bytes()[: -200 if fault == "truncated" else None])
+    with pytest.raises(UserError, match=r"bad\.jpg"):
         read_image(file)
+
+
+def test_formats(photo, tmp_path):
+    for kind in FORMATS:
+        photo.save(tmp_path / "photo", kind)
+        assert read_image(tmp_path / "photo").size == photo.size, kind
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest forgets our own filter
@@ -128,22 +118,18 @@ def test_unreadable_files_are_named(photo, tmp_path, fault):
 def test_decompression_bombs_are_refused(tmp_path, side):
     assert side * side > MAX_PIXELS
     (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
-    with pytest.raises(UserError, match=r"bomb\.png.*(above the limit|exceeds limit)"):
+    with pytest.raises(UserError, match=r"bomb\.png.*limit"):
         read_image(tmp_path / "bomb.png")
 
 
-def processor(name: str, size: int):
-    square_size = {"height": size, "width": size}
-    return getattr(transformers, name)(size=square_size, resample=3, do_normalize=False, do_rescale=False)
-
-
-@pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480), (96, 96), (3, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480), (96, 96), (1, 1)])
 def test_resize_square_equals_blips_processor(size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    expected = processor("BlipImageProcessorPil", 96)(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
+    square = {"height": 96, "width": 96}
+    stock = transformers.BlipImageProcessorPil(size=square, resample=3, do_normalize=False, do_rescale=False)
+    expected = stock(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
     resized = resize_square(Image.fromarray(noise), 96)
-    assert resized.shape == (96, 96, 3) and resized.dtype == np.uint8
-    assert np.array_equal(resized, expected.transpose(1, 2, 0))
+    assert resized.dtype == np.uint8 and np.array_equal(resized, expected.transpose(1, 2, 0))
     assert np.array_equal(resize_square(noise, 96), resized)
 
 
@@ -151,49 +137,32 @@ def test_augment_depends_on_the_generator_alone(photo):
     def crop(seed, **kwargs):
         return augment(photo, 32, np.random.default_rng(seed), **kwargs)
 
-    assert np.array_equal(crop(1), crop(1))
-    assert not np.array_equal(crop(1), crop(2))
+    assert np.array_equal(crop(1), crop(1)) and not np.array_equal(crop(1), crop(2))
     same = [np.array_equal(crop(seed, flip=True), crop(seed)) for seed in range(400)]
     mirrored = [np.array_equal(crop(seed, flip=True), crop(seed)[:, ::-1]) for seed in range(400)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
     assert 150 < sum(mirrored) < 250
 
 
-@pytest.mark.parametrize("size", [(640, 480), (90, 1000), (7, 7), (1, 1)])
-def test_crops_keep_half_to_all_of_the_area(size):
+def test_crops_keep_half_to_all_of_the_area():
     """Measured on an image whose red rises with x and green with y, so that a crop shows where it is."""
     x, y = np.meshgrid(np.linspace(0, 1, 256), np.linspace(0, 1, 256))
-    ramp = Image.fromarray((255 * np.stack([x, y, 0 * x], -1)).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    ramp = Image.fromarray((255 * np.stack([x, y, 0 * x], -1)).astype(np.uint8)).resize((640, 480))
     rng, areas, aspects = np.random.default_rng(0), [], []
     for _ in range(100):
         crop = augment(ramp, 64, rng).astype(float)
-        assert crop.shape == (64, 64, 3)
         width, height = (np.ptp(crop[32, :, 0]) + 4) / 259, (np.ptp(crop[:, 32, 1]) + 4) / 259
         areas.append(width * height)
         aspects.append(width / height)
-    if min(size) > 50:
-        assert 0.46 < min(areas) < 0.6 and 0.9 < max(areas) <= 1.01
-        assert 0.7 < min(aspects) < 0.85 and 1.2 < max(aspects) < 1.42
+    assert 0.46 < min(areas) < 0.6 and 0.9 < max(areas) <= 1.01
+    assert 0.7 < min(aspects) < 0.85 and 1.2 < max(aspects) < 1.42
 
 
-def test_formats_of_external_programs_are_refused(photo, tmp_path):
-    photo.save(tmp_path / "photo.eps")
-    with pytest.raises(UserError, match="it is not an image of a known format"):
-        read_image(tmp_path / "photo.eps")
-    for kind in FORMATS:
-        photo.save(tmp_path / "photo", kind)
-        assert read_image(tmp_path / "photo").size == photo.size, kind
-
-
-@pytest.mark.parametrize("empty", [np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (4, 0))])
-def test_empty_images_are_refused(empty):
-    with pytest.raises(UserError, match="an image of 4 x 0 has no pixels"):
-        load_image(empty)
-
-
-@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (4, 0))]
+)
 def test_other_pixels_are_refused(pixels):
-    with pytest.raises(UserError, match=r"pixels have to be uint8 \[H, W, 3\], not (float64|uint8) \[4, 4"):
+    with pytest.raises(UserError, match="pixels"):
         load_image(pixels)
-    with pytest.raises(UserError, match="expected a list of images, got a single one"):
+    with pytest.raises(UserError, match="list"):
         as_list(pixels, "image")
