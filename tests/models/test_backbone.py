@@ -50,11 +50,6 @@ def test_any_layout_of_features_becomes_patches_row_by_row(name, size, grid):
     assert torch.equal(features[:, -1], last[whole.ndim]())
 
 
-def test_a_new_student_with_a_random_frozen_backbone_is_refused(tmp_path):
-    with pytest.raises(UserError, match="tf_efficientnet_lite0 would stay random"):
-        distill("scenes/teacher", TINY_BACKBONE, Scenes("val", size=4), SHORT, tmp_path)
-
-
 @pytest.mark.skipif(not find_spec("efficientnet_lite_pytorch"), reason="needs efficientnet-lite-pytorch")
 @pytest.mark.parametrize(("number", "sizes"), [(0, (160, 224)), (2, (260,))])
 def test_weights_of_a_package_give_what_its_own_code_gives(number, sizes):
@@ -102,20 +97,6 @@ def test_it_is_frozen_or_has_a_learning_rate_of_its_own(student, backbone_lr, tm
     assert change["vision_model.embeddings.patch_embedding.weight"] == pytest.approx(1e-3, rel=0.05)
 
 
-def test_its_last_stages_are_trained_alone(student, tmp_path):
-    before, backbone = tensors_of(student), student.med.vision_model.embeddings.backbone
-    config = SHORT.replace(backbone_lr=1e-3, backbone_stages=2)
-    distill("scenes/teacher", student, Scenes("train-small", size=8), config, tmp_path)
-    changed = {name for name, tensor in tensors_of(student).items() if not torch.equal(before[name], tensor)}
-    parts = [name.partition(".backbone.model.")[2] for name in changed if ".backbone." in name]
-    assert {name.split(".")[1] if name.startswith("blocks") else name.split(".")[0] for name in parts} == {
-        "5", "6", "conv_head", "bn2"
-    }  # fmt: skip
-    pixels = torch.rand(2, 3, 72, 72)
-    whole = backbone.model.forward_features(pixels)
-    torch.testing.assert_close(backbone(pixels), whole.flatten(2).transpose(1, 2))
-
-
 @pytest.mark.parametrize("size", [TINY_BACKBONE, TINY_BACKBONE.replace(LITE, "convnext_atto").replace("72", "64")])
 def test_its_weights_come_from_imagenet_or_from_another_model(size, tmp_path):
     student, other = (new_student(size, VLM.load("scenes/teacher"), seed) for seed in (0, 1))
@@ -133,10 +114,9 @@ def test_its_weights_come_from_imagenet_or_from_another_model(size, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("resnet1", 64, "timm has no model 'resnet1'"),
-        ("vit_tiny_patch16_224", 64, "makes no patches of images of 64 px"),
-        ("mixer_b16_224", 224, "makes no patches of images of 224 px"),
-        ("convnext_atto", 260, "leaves out the edge of images of 260 px; choose a multiple of 32"),
+        ("resnet1", 64, "resnet1"),
+        ("vit_tiny_patch16_224", 64, "64 px"),
+        ("convnext_atto", 260, "multiple of 32"),
     ],
 )
 def test_an_unsuitable_backbone_is_refused(name, size, message):

@@ -7,12 +7,10 @@ import dlip
 from dlip.common.errors import MissingAbility, UserError
 from dlip.models.composite import Composite
 from dlip.models.features import Want
-from dlip.training.distillation import Distiller, Teacher
 from dlip.vlm import VLM
 from tests.helpers import shaken
 
 ONLY = {"match": frozenset({"itc", "itm"}), "speak": frozenset({"lm"}), "answer": frozenset({"vqa"})}
-HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
 
 
 @pytest.fixture
@@ -46,8 +44,10 @@ def test_features_equal_those_of_the_members(parts, make_batch):
               ("decoder", "states"): (0, -1)}  # fmt: skip
     want, pairs = Want(frozenset({"itc", "itm", "lm", "vqa"}), layers), (torch.arange(5), torch.arange(5))
     with torch.no_grad():
-        out = Teacher(composite)(batch, want, pairs)
-        alone = {name: med(batch, Want(want.abilities & ONLY[name], layers), pairs) for name, med in parts.items()}
+        out = composite.eval().features(batch, want, pairs)
+        alone = {
+            name: med.features(batch, Want(want.abilities & ONLY[name], layers), pairs) for name, med in parts.items()
+        }
     for task, owner in {"itc": "match", "itm": "match", "lm": "speak", "vqa": "answer"}.items():
         assert torch.equal(out.logits[task], alone[owner].logits[task])
     assert torch.equal(out.states("image"), alone["speak"].states("image"))
@@ -69,18 +69,6 @@ def test_missing_abilities_are_refused(parts):
     with pytest.raises(MissingAbility, match="cannot write captions"):
         parts["match"].model_for_states("decoder")
     assert parts["answer"].model_for_states("fusion") is parts["answer"]
-
-
-def test_each_source_has_the_sizes_of_its_member(parts, make_med, make_batch):
-    """Members with other text layers: hr.* projects to each one's width and finds each one's layers."""
-    writer = make_med(text_layers=3, text_width=8)
-    writer.abilities = ONLY["speak"]
-    teacher, student, batch = Composite([parts["match"], writer]), make_med(2), make_batch()
-    distiller = Distiller(student.config, teacher, HR, {"decoder": ((2, 0),)})
-    widths = {name: layer.out_features for name, layer in distiller.student_projections.items()}
-    assert widths == {"image_0": 16, "text_0": 16, "fusion_0": 16, "decoder_0": 8}
-    losses = distiller(student(batch, distiller.want("student")), Teacher(teacher)(batch, distiller.want("teacher")))
-    assert losses.keys() == HR.keys() and all(loss.isfinite() for loss in losses.values())
 
 
 # --- by name, in training and in use ----------------------------------------------------------------------------------

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from dlip.models.attention_kernel import attend
-from dlip.models.features import Want
+from dlip.models.features import ABILITIES, Want
 from dlip.models.generate import Cache
 from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import first_token
-from dlip.training.terms import VLP
 
 SHAPES = {
     "equal": {},
@@ -20,7 +19,7 @@ SHAPES = {
     "untied": dict(tie_decoder=False),
     "prompted": dict(prompt_ids=(9, 11)),
 }
-ALL = Want(frozenset(VLP), {(s, k): (0, -1) for s in SOURCES for k in ("states", "self")})
+ALL = Want(frozenset(ABILITIES), {(s, k): (0, -1) for s in SOURCES for k in ("states", "self")})
 CROSS = {("fusion", "cross"): (-1,), ("decoder", "cross"): (-1,)}
 
 
