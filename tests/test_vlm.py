@@ -59,17 +59,6 @@ def test_captions_do_not_depend_on_the_batch(tiny, images, options):
     assert captions == tiny.caption(images, **options, batch_size=3) and len(set(captions)) > 1
 
 
-def test_captions_end_where_the_model_stops_reading(tiny, images):
-    """As `dlip.evaluate` generates them, though the model would go on."""
-    longest = {}
-    for name, options in (("default", {}), ("max_text", dict(max_new_tokens=tiny.med.config.max_text))):
-        with torch.no_grad():
-            tiny.med.text_decoder.cls.predictions.bias[tiny.med.config.sep_id] -= 100
-            longest[name] = tiny.caption(images, **options)
-            tiny.med.text_decoder.cls.predictions.bias[tiny.med.config.sep_id] += 100
-    assert longest["default"] == longest["max_text"] and len(longest["default"][0].split()) > 20
-
-
 def test_a_composite_writes_captions_as_long_as_its_writer(tiny, images):
     writer, other = (Med(replace(tiny.med.config, max_text=longest)) for longest in (6, 20))
     writer.load_state_dict(tiny.med.state_dict())
@@ -187,17 +176,6 @@ def test_long_texts_are_truncated(tiny, images):
     assert tiny.words_read(long, short) == 10
 
 
-def test_prompt_is_not_part_of_the_caption(tiny, images):
-    """A model with the same weights and a prompt: it reads the prompt first and does not repeat it."""
-    words = tiny.tokenizer.encode(["a picture"])[0][0, 1:-1].tolist()
-    med = Med(replace(tiny.med.config, prompt_ids=tuple(words)))
-    med.load_state_dict(tiny.med.state_dict())
-    prompted = VLM(med, tiny.tokenizer)
-    for beams in (1, 3):
-        captions = prompted.captions(images, 1, beams, 5)
-        assert captions == tiny.captions(images, 1, beams, 5, prompt="a picture") != tiny.captions(images, 1, beams, 5)
-
-
 def test_moves_and_converts_as_torch_does(tiny, images):
     moved = VLM(copy.deepcopy(tiny.med), tiny.tokenizer)
     low = moved.to(torch.bfloat16).similarity(images, TEXTS)
@@ -205,19 +183,6 @@ def test_moves_and_converts_as_torch_does(tiny, images):
     torch.testing.assert_close(low.float(), tiny.similarity(images, TEXTS), atol=0.05, rtol=0)
     assert moved.to("meta", torch.float32) is moved and moved.device.type == "meta"
     assert moved.med.temp.dtype == torch.float32
-
-
-def test_methods_run_without_dropout_and_gradients(tiny, images, questions):
-    med = Med(replace(tiny.med.config, dropout=0.5))
-    med.load_state_dict(tiny.med.state_dict())
-    vlm = VLM(med, tiny.tokenizer)
-    for call in (
-        lambda m: m.similarity(images, TEXTS).tolist(), lambda m: m.match(images, TEXTS).tolist(),
-        lambda m: m.caption(images), lambda m: m.answer(images, questions),
-    ):  # fmt: skip
-        med.train()
-        assert call(vlm) == call(tiny)
-    assert not vlm.match(images, TEXTS).requires_grad and not vlm.similarity(images, TEXTS).requires_grad
 
 
 def test_save_and_load(tiny, images, tmp_path):

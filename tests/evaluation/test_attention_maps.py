@@ -17,7 +17,6 @@ from dlip.evaluation.attention_maps import (  # fmt: skip
     divergence,
     image_maps,
     jensen_shannon,
-    map_divergence,
     mask_coverage,
     mass,
     measure,
@@ -222,13 +221,6 @@ def test_jensen_shannon_by_hand():
     # H(3/4, 1/4) - H(1/2, 1/2) / 2 = 0.8113 - 0.5 bits
     assert jensen_shannon(p, q).tolist() == pytest.approx([1.0, 0.311278, 0.0], abs=1e-6)
     torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
-
-
-def test_maps_of_two_grids_are_compared_on_the_coarser():
-    fine, coarse = torch.zeros(1, 17), torch.zeros(1, 5)
-    fine[0, 1 + 5], fine[0, 0], coarse[0, 1], coarse[0, 0] = 0.6, 0.4, 0.6, 0.4  # row 1, column 1 lies in the first
-    assert map_divergence(fine, coarse).item() == pytest.approx(0.0, abs=1e-6) == map_divergence(coarse, fine).item()
-    assert map_divergence(fine.expand(0, -1), coarse.expand(0, -1)).shape == (0,)
 
 
 def test_divergence_is_symmetric_and_zero_for_equal_models(tiny, scenes):

@@ -49,28 +49,6 @@ def test_attention_with_map_equals_the_fused_kernel(masked):
         assert not probs.triu(1).any()
 
 
-@torch.no_grad()
-def test_last_states_are_the_encoders_outputs(med, make_batch):
-    batch, last = make_batch(), med.config.text_layers - 1
-    texts = {(source, "states"): (-1, 0, last) for source in ("text", "fusion", "decoder")}
-    features = med(batch, Want(frozenset({"lm"}), {("image", "states"): (-1,), **texts}))
-    image = med.encode_image(med.normalize(batch.images))
-    torch.testing.assert_close(features.states("image"), image)
-    torch.testing.assert_close(features.states("text"), med.encode_text(batch.ids, batch.mask))
-    torch.testing.assert_close(features.states("fusion"), med.fuse(batch.ids, batch.mask, image))
-    torch.testing.assert_close(features.logits["lm"], med.text_decoder.cls(features.states("decoder")))
-    for source in ("text", "fusion", "decoder"):
-        assert torch.equal(features.states(source, -1), features.states(source, last))
-        assert not torch.allclose(features.states(source, 0), features.states(source, -1))
-
-
-@torch.no_grad()
-def test_dropout_only_in_training(make_med, make_batch):
-    med, batch = make_med(dropout=0.3), make_batch()
-    scores = [med.train(mode)(batch, Want(frozenset({"itc"}))).logits["itc"] for mode in (True, True, False, False)]
-    assert not torch.allclose(scores[0], scores[1], atol=1e-3) and torch.equal(scores[2], scores[3])
-
-
 # --- structure --------------------------------------------------------------------------------------------------------
 
 
