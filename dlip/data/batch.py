@@ -1,7 +1,7 @@
 """What datasets yield (`Example`) and what models take (`Batch`)."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,18 @@ class Example:
     """float32 [C, K]: 1 for each tag of each cell of a square grid; None if the dataset has no tags."""
     writers: dict[str, str] = field(default_factory=dict)
     """Caption -> name of the model that wrote it; others are human."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Which of "captions", "questions" and "tags" it has."""
+        has = {"captions": self.captions, "questions": self.questions, "tags": self.tags is not None}
+        return frozenset(noun for noun, value in has.items() if value)
+
+    def texts(self) -> Iterator[str]:
+        """Its captions, questions and answers."""
+        yield from self.captions
+        for question in self.questions:
+            yield from (question.text, *question.answers)
 
 
 @dataclass
@@ -94,8 +106,8 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable) -> "Batch":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: function(x) for name, x in values.items() if isinstance(x, torch.Tensor)})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
 
     def tokenized_by(self, tokenizer, max_text: int) -> "Batch":
         """This batch with the ids and mask of another tokenizer; it must carry `captions`."""

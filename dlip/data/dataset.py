@@ -76,14 +76,17 @@ class DataSet(ABC):
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""
-        texts = [self.without_image(i) for i in range(len(self))]
-        captions, questions = (sum(len(getattr(x, noun)) for x in texts) for noun in ("captions", "questions"))
-        return {"images": len(self), "captions": captions, "questions": questions}
+        counts = {"images": len(self), "captions": 0, "questions": 0}
+        for i in range(len(self)):
+            example = self.without_image(i)
+            counts["captions"] += len(example.captions)
+            counts["questions"] += len(example.questions)
+        return counts
 
     def texts(self, images: int) -> Iterator[str]:
         """Captions, questions and answers of the first `images` images."""
         for i in range(min(images, len(self))):
-            yield from texts_of(self.without_image(i))
+            yield from self.without_image(i).texts()
 
     def first(self, limit: int) -> "DataSet":
         """The first `limit` images."""
@@ -91,7 +94,7 @@ class DataSet(ABC):
 
     def first_with(self, noun: str, count: int) -> "DataSet":
         """The first images, as many as hold `count` with "captions" or "questions"."""
-        indices = (i for i in range(len(self)) if getattr(self.without_image(i), noun))
+        indices = (i for i in range(len(self)) if noun in self.without_image(i).fields)
         return self.first(next((i + 1 for i in islice(indices, count - 1, None)), len(self)))
 
     def state_dict(self) -> dict:
@@ -190,9 +193,7 @@ class Examples(DataSet):
         self.examples = [
             replace(example, image_id=i) if example.image_id is None else example for i, example in enumerate(examples)
         ]
-        found = {noun for noun in ("captions", "questions") if any(getattr(x, noun) for x in self.examples)}
-        tagged = any(example.tags is not None for example in self.examples)
-        self.fields = frozenset(found | ({"tags"} if tagged else set()))
+        self.fields = frozenset[str]().union(*(example.fields for example in self.examples))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -211,20 +212,12 @@ class Examples(DataSet):
 
 def fields_of(dataset: DataSet, images: int) -> frozenset[str]:
     """Which of "captions" and "questions" the first `images` images have."""
-    found = set()
+    found: frozenset[str] = frozenset()
     for i in range(min(images, len(dataset))):
-        example = dataset.without_image(i)
-        found |= {noun for noun in ("captions", "questions") if getattr(example, noun)}
-        if len(found) == 2:
+        found |= dataset.without_image(i).fields
+        if {"captions", "questions"} <= found:
             break
-    return frozenset(found)
-
-
-def texts_of(example: Example) -> Iterator[str]:
-    """The captions, questions and answers of an example."""
-    yield from example.captions
-    for question in example.questions:
-        yield from (question.text, *question.answers)
+    return found
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:

@@ -44,7 +44,7 @@ def as_dataset(data: str | Path | DataSet | Iterable[Example], split: str = "tra
     for i, example in enumerate(examples):
         if not isinstance(example, Example):
             raise UserError(f"example {i} is a {type(example).__name__}; give dlip.data.Example(image, captions=[...])")
-        if not example.captions and not example.questions:
+        if not example.fields:
             raise UserError(f"example {i} has neither captions nor questions; give it some, or leave it out")
         as_list(example.captions, "caption")
     return Examples(examples, split=split)

@@ -60,9 +60,8 @@ class Stored(DataSet):
 
         def check(i: int) -> tuple[list[str], bool]:
             texts, image = self.text_faults(i), self.image_fault(i)
-            example = self.without_image(i) if texts and not image else None
-            unusable = image or (example and not (example.captions or example.questions))
-            return [*texts, *filter(None, [image])], bool(unusable)
+            unusable = bool(image or (texts and not self.without_image(i).fields))
+            return [*texts, *filter(None, [image])], unusable
 
         with ThreadPool(os.cpu_count()) as pool:  # an executor would make an object for every image beforehand
             checks = pool.imap(check, checked, chunksize=16)

@@ -7,6 +7,7 @@ from typing import Any
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation, as_text, image_id_from_name
+from dlip.data.batch import Example
 from dlip.data.hub.load import COLUMNS, SHARD_TEXTS, image_folders, parse
 from dlip.data.transforms import SUFFIXES
 
@@ -23,25 +24,23 @@ class Rows:
         texts = SHARD_TEXTS if self.in_shards else self.columns.values()
         self.text_columns = [column for column in dict.fromkeys(texts) if column not in self.images]
 
-    def name(self, row: dict, default: str) -> str:
-        """Name of a row's image."""
-        if self.in_shards:
-            return f"{Path(row['__url__'].partition('?')[0]).name}/{row['__key__']}"
-        number = row.get(self.columns.get("id"))
-        return default if number is None else str(number)
+    def read(self, rows: list[dict], default: str = "") -> tuple[Annotation, Example]:
+        """The texts of the rows of one image with their faults, and the example without its image.
 
-    def image_id(self, row: dict, name: str) -> int:
-        number = _sample(row)["id"] if self.in_shards else None
-        if type(number) is int and 0 <= number < 2**53:
-            return number
-        return image_id_from_name(name if number is None else str(number))
-
-    def texts(self, name: str, rows: list[dict]) -> Annotation:
-        """The texts of the rows of one image, and their faults."""
+        default: name of an image whose rows name none.
+        """
         if self.in_shards:
-            return read_rows(name, map(_sample, rows))
-        roles = {role: column for role, column in self.columns.items() if role != "image"}
-        return read_rows(name, ({role: row[column] for role, column in roles.items()} for row in rows))
+            (row,) = rows
+            name, values = f"{Path(row['__url__'].partition('?')[0]).name}/{row['__key__']}", [_sample(row)]
+            number = values[0]["id"]
+        else:
+            roles = {role: column for role, column in self.columns.items() if role != "image"}
+            values = [{role: row[column] for role, column in roles.items()} for row in rows]
+            name, number = str(default if (known := values[0].get("id")) is None else known), None
+        if type(number) is not int or not 0 <= number < 2**53:
+            number = image_id_from_name(name if number is None else str(number))
+        annotation = read_rows(name, values)
+        return annotation, Example(None, number, annotation.captions, annotation.questions)
 
     def image(self, row: dict, name: str) -> bytes:
         """The image of a row as stored. Raises UserError if it holds none."""

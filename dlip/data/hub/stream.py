@@ -5,13 +5,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Example
-from dlip.data.dataset import DataSet, texts_of
+from dlip.data.dataset import DataSet
 from dlip.data.hub.load import load, parse
 from dlip.data.hub.rows import Rows
 from dlip.data.transforms import read_image
@@ -50,15 +51,14 @@ class Stream(DataSet):
 
     @cached_property
     def fields(self) -> frozenset[str]:
-        texts = [self._rows.texts("", [row]) for row in islice(self.data, PEEKED_ROWS)]
-        return frozenset(noun for noun in ("captions", "questions") if any(getattr(about, noun) for about in texts))
+        return frozenset[str]().union(*(self._rows.read([row])[1].fields for row in islice(self.data, PEEKED_ROWS)))
 
     def fingerprint(self) -> str:
         return f"{self.where} {self.split} {self._size}"
 
     def texts(self, images: int) -> Iterator[str]:
         for row in islice(self.data, images):
-            yield from texts_of(self._rows.texts("", [row]))
+            yield from self._rows.read([row])[1].texts()
 
     def first(self, limit: int) -> "Stream":
         part = copy(self)
@@ -113,9 +113,7 @@ class Stream(DataSet):
                     logging.getLogger(__name__).warning("skipped: %s", fault)
 
     def _example(self, number: int, row: dict) -> Example:
-        name = self._rows.name(row, f"{self.name}/{self.split}/{number}")
-        about = self._rows.texts(name, [row])
-        if not about.captions and not about.questions:
+        about, example = self._rows.read([row], f"{self.name}/{self.split}/{number}")
+        if not example.fields:
             raise UserError(f"{'; '.join(about.faults)}; correct the row, or skip faults with --on-error skip")
-        image = read_image(name, self._rows.image(row, name))
-        return Example(image, self._rows.image_id(row, name), about.captions, about.questions)
+        return replace(example, image=read_image(about.name, self._rows.image(row, about.name)))

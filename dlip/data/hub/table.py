@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -50,26 +51,24 @@ class Table(Stored):
         return len(self._images)
 
     def __getitem__(self, i: int) -> Example:
-        about, row = self._annotation(i)
-        image = read_image(about.name, self._bytes(i, about.name))
-        return Example(image, self.rows.image_id(row, about.name), about.captions, about.questions)
+        about, example = self._read(i)
+        return replace(example, image=read_image(about.name, self._bytes(i, about.name)))
 
     @cached_property
     def fields(self) -> frozenset[str]:
         return fields_of(self, PEEKED_IMAGES)
 
     def without_image(self, i: int) -> Example:
-        about, row = self._annotation(i)
-        return Example(None, self.rows.image_id(row, about.name), about.captions, about.questions)
+        return self._read(i)[1]
 
     def image_name(self, i: int) -> str:
-        return self._annotation(i)[0].name
+        return self._read(i)[0].name
 
     def image_bytes(self, i: int) -> bytes:
         return self._bytes(i, self.image_name(i))
 
     def text_faults(self, i: int) -> list[str]:
-        return self._annotation(i)[0].faults
+        return self._read(i)[0].faults
 
     def keep(self, kept: list[int]) -> None:
         images = self._images
@@ -86,16 +85,15 @@ class Table(Stored):
                     digest.update(repr((stat.st_size, stat.st_mtime_ns)).encode())
         return digest.hexdigest()
 
-    def _annotation(self, i: int) -> tuple[Annotation, dict]:
-        """The texts of image i, and its first row without the image."""
+    def _read(self, i: int) -> tuple[Annotation, Example]:
+        """The texts of image i with their faults, and the example without its image."""
         if not 0 <= i < len(self):
             raise IndexError(i)
         try:
             rows = [self._texts[int(row)] for row in self._images[i]]
         except ValueError as error:
             raise UserError(f"{self.where} cannot be read ({error}); write it again") from error
-        name = self.rows.name(rows[0], f"{self.name}/{self.split}/{self._images[i][0]}")
-        return self.rows.texts(name, rows), rows[0]
+        return self.rows.read(rows, f"{self.name}/{self.split}/{self._images[i][0]}")
 
     def _bytes(self, i: int, name: str) -> bytes:
         return self.rows.image(self.data[int(self._images[i][0])], name)
