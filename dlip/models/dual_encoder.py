@@ -66,14 +66,13 @@ class DualEncoderConfig:
 class DualEncoder(Model, nn.Module):
     """An image encoder and a text encoder that meet in ITC alone.
 
-    Image states are [B, 1+P, Di]: a token for the whole image (CLIP's class token, SigLIP's pooled patches), then the
-    patches. Of the last layer they are normalized by the final layer norm, as those of `Med`; in other layers SigLIP's
-    first token is the mean of the patches. Text states are the pooled token's alone, [N, 1, Dt]: the end of the text of
-    CLIP, the last token, padding or not, of SigLIP.
+    States are those of the last layer, image states [B, 1+P, Di] normalized by the final layer norm, as those of `Med`:
+    a token for the whole image (CLIP's class token, SigLIP's pooled patches), then the patches. Text states are the
+    pooled token's alone, [N, 1, Dt]: the end of the text of CLIP, the last token, padding or not, of SigLIP.
 
-    A family defines `embed_dim` (E); `last_image_states` and `layer_image_states` [B, 1+P, Di], of the stock image
-    encoder's output and of another layer; `pooled_token`, int64 [N], the position whose state stands for a text; and
-    `image_head` and `text_head`, which map pooled states into the shared space.
+    A family defines `embed_dim` (E); `image_states` of the stock image encoder's output; `pooled_token`, int64 [N], the
+    position whose state stands for a text; and `image_head` and `text_head`, which map pooled states into the shared
+    space.
 
     ITC logits are the cosines divided by `temp`, which is 1 / exp(logit_scale). SigLIP's own logits also have a bias,
     the same for all pairs, which places the threshold of their sigmoid. A softmax over candidates, as in kd.itc, does
@@ -141,31 +140,27 @@ class DualEncoder(Model, nn.Module):
         return {**inputs, "pixel_values": inputs["pixel_values"].to(self.temp.dtype)}
 
     def encode_image(self, pixels: dict[str, Tensor], trace: Trace | None = None) -> Tensor:
-        """Image states [B, 1+P, Di]. Raises MissingAbility where `trace` wants attention maps."""
-        trace, last = trace or Trace(), self.config.image_layers - 1
-        if trace.wanted.keys() - {"states"}:
-            raise MissingAbility("attention maps of a CLIP or SigLIP are not available; choose a BLIP")
-        layers = trace.wanted.get("states", {}).values()
-        out = self.model.vision_model(**pixels, output_hidden_states=any(i < last for i in layers))
-        for i in (i for i in layers if i < last):
-            trace.keep("states", i, self.layer_image_states(out.hidden_states[i + 1]))  # the first are embeddings
-        states = self.last_image_states(out)
-        trace.keep("states", last, states)
+        """Image states [B, 1+P, Di]."""
+        states = self.image_states(self.model.vision_model(**pixels))
+        self._keep(trace, states, self.config.image_layers)
         return states
 
     def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None, first_only: bool = False) -> Tensor:
         """Text states [N, 1, Dt]."""
-        trace, last = trace or Trace(), self.config.text_layers - 1
-        layers = trace.wanted.get("states", {}).values()
-        rows, token = torch.arange(len(ids), device=ids.device), self.pooled_token(ids)
         attended = mask.long() if self.tokenizer.masks_padding else None
-        inner = any(i < last for i in layers)
-        out = self.model.text_model(input_ids=ids, attention_mask=attended, output_hidden_states=inner)
-        for i in (i for i in layers if i < last):
-            trace.keep("states", i, out.hidden_states[i + 1][rows, token][:, None])
-        states = out.last_hidden_state[rows, token][:, None]
-        trace.keep("states", last, states)
+        out = self.model.text_model(input_ids=ids, attention_mask=attended).last_hidden_state
+        states = out[torch.arange(len(ids), device=ids.device), self.pooled_token(ids)][:, None]
+        self._keep(trace, states, self.config.text_layers)
         return states
+
+    def _keep(self, trace: Trace | None, states: Tensor, layers: int) -> None:
+        """Raise MissingAbility where `trace` wants more than the states of the last layer."""
+        trace = trace or Trace()
+        if trace.wanted.keys() - {"states"} or {*trace.wanted.get("states", {}).values()} - {layers - 1}:
+            raise MissingAbility(
+                "a CLIP or SigLIP has only the states of its last layer, and no attention maps; choose a BLIP"
+            )
+        trace.keep("states", layers - 1, states)
 
     def project_image(self, states: Tensor) -> Tensor:
         return F.normalize(self.image_head(states[:, 0]).float(), dim=-1)  # [B, E]
@@ -201,11 +196,8 @@ class Clip(DualEncoder):
     def embed_dim(self) -> int:
         return self.model.config.projection_dim
 
-    def last_image_states(self, out) -> Tensor:
+    def image_states(self, out) -> Tensor:
         return self.model.vision_model.post_layernorm(out.last_hidden_state)  # the stock class does so for the first
-
-    def layer_image_states(self, hidden: Tensor) -> Tensor:
-        return hidden
 
     def pooled_token(self, ids: Tensor) -> Tensor:
         end = self.model.text_model.eos_token_id
@@ -228,11 +220,8 @@ class Siglip(DualEncoder):
             raise UserError("its images and texts have no vectors of one width to compare; use a whole SigLIP")
         return vision.hidden_size
 
-    def last_image_states(self, out) -> Tensor:
+    def image_states(self, out) -> Tensor:
         return torch.cat([out.pooler_output[:, None], out.last_hidden_state], 1)
-
-    def layer_image_states(self, hidden: Tensor) -> Tensor:
-        return torch.cat([hidden.mean(1, keepdim=True), hidden], 1)
 
     def pooled_token(self, ids: Tensor) -> Tensor:
         return torch.full_like(ids[:, 0], ids.shape[1] - 1)

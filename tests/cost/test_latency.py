@@ -70,19 +70,6 @@ def test_models_take_turns(vlm, monkeypatch):
     assert timed == [vlm.med, other.med] * (len(timed) // 2) and len(timed) == 2 * 2 * 3
 
 
-def test_progress_rises_to_one_and_can_stop_the_work(vlm):
-    shares = []
-    compare_latency({"one": vlm, "two": vlm}, "retrieval", repeats=3, warmup=1, progress=shares.append)
-    calls = 4 * 4 * 2  # rounds, the whole and its modules, models: others get in after each
-    assert shares == [done / calls for done in range(1, calls + 1)]
-
-    def stop(share: float):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        compare_latency({"one": vlm}, "retrieval", repeats=3, progress=stop)
-
-
 def test_throughput_is_the_batch_over_its_median_time(vlm, monkeypatch):
     clock = iter([9000, 9000, *(time for ms in (10, 40, 20) for time in (ms, 2 * ms)),
                   9000, 9000, *(time for ms in (20, 80, 40) for time in (ms, 2 * ms))])  # fmt: skip

@@ -1,11 +1,9 @@
 """Attributions add up, point at what a score comes from, and can be watched and stopped."""
 
-import copy
 from dataclasses import replace
 from functools import partial
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,6 @@ import dlip.models.med
 from dlip.data.batch import Batch, squares
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
-from dlip.models.fast.precision import convert_precision
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -112,14 +109,6 @@ def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
     result = grad_cam(score, item.image)
     assert result.shape == (64, 64) and result.max() > 0
     torch.testing.assert_close(result, expected, atol=0.02 * result.max().item(), rtol=0.02)
-
-
-@pytest.mark.parametrize("word", [None, 2])
-@pytest.mark.parametrize("method", METHODS)
-def test_model_in_bf16_has_similar_maps_in_fp32(student, item, method, word):
-    low = VLM(convert_precision(copy.deepcopy(student.med), "bf16"), student.tokenizer)
-    maps = [method(Score(vlm, item.captions[0], word), item.image).numpy() for vlm in (student, low)]
-    assert maps[1].dtype == np.float32 and np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("method", METHODS)

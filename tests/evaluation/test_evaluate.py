@@ -100,32 +100,6 @@ def test_invalid_arguments_are_refused(tiny, scenes):
         dlip.evaluate(tiny, ListDataset(Example(item.image, item.image_id) for item in scenes), progress=False)
 
 
-def test_a_composite_ranks_by_the_itc_of_one_and_the_itm_of_the_other(make_vlm, scenes, tmp_path):
-    """A CLIP and a BLIP that was trained with ITM alone: candidates, and then all of them scored again."""
-    blip = make_vlm(1)
-    blip.med.abilities = frozenset({"itm"})
-    blip.save(tmp_path / "blip")
-    both = dlip.load(f"{dual_folder(tmp_path / 'clip', 'clip')}+{tmp_path / 'blip'}")
-    data = ListDataset(Example(scenes[i].image, i, scenes[i].captions[:1]) for i in range(4))
-    images, texts = [item.image for item in data], [item.captions[0] for item in data]
-    figures = dlip.evaluate(both, data, tasks=("retrieval",), return_items=True, progress=False)
-    cosines = both.similarity(images, texts)
-    logits = torch.stack([match_logit(blip, image, texts) for image in images])
-    for rows, scores in ((figures["items"]["tr"], cosines + logits), (figures["items"]["ir"], (cosines + logits).T)):
-        expected = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(scores)]
-        assert [row["rank"] for row in rows] == expected
-    by_itc = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(cosines)]
-    assert [row["itc_rank"] for row in figures["items"]["tr"]] == by_itc
-
-
-def match_logit(vlm, image, texts) -> torch.Tensor:
-    """ITM's logit of a match of an image with each text."""
-    ids, mask = vlm.tokenize(texts)
-    with torch.no_grad():
-        fused = vlm.med.fuse(ids, mask, vlm.image_states([image]), torch.zeros(len(texts), dtype=torch.long))
-        return vlm.med.match_logits(fused)[:, 1]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dual_encoders_retrieve_and_note_missing_abilities(family, scenes, tmp_path):
     """Texts of unequal length are ranked by the cosines of `similarity`."""

@@ -10,8 +10,6 @@ from torch import Tensor
 
 CHUNK_SIMILARITIES = 1 << 24
 """Similarities in memory at once. With fewer, the product with a large gallery would have too few rows to be fast."""
-CHUNK_COLUMNS = 1 << 16
-"""Columns of them compared at once. The results of more would be allocated anew each time."""
 
 
 @dataclass
@@ -31,43 +29,13 @@ def nearest(queries: Tensor, gallery: Tensor, query_of: Tensor, gallery_of: Tens
 
     query_of, gallery_of: image ids, int64 [Q] and [G]; items of the same id are relevant.
     """
-    chunks, relevant_items = [], RelevantItems(query_of, gallery_of)
-    finite = queries.isfinite().all() and gallery.isfinite().all()
-    chunk_rows = torch.arange(len(queries), device=queries.device).split(max(1, CHUNK_SIMILARITIES // len(gallery)))
-    buffer = queries.new_empty(len(chunk_rows[0]), len(gallery))  # allocating anew takes as long as the product
-    for rows in chunk_rows:
-        similarity = torch.mm(queries[rows], gallery.T, out=buffer[: len(rows)]).float()  # [q, G]
+    chunks = []
+    for rows in torch.arange(len(queries), device=queries.device).split(max(1, CHUNK_SIMILARITIES // len(gallery))):
+        similarity = (queries[rows] @ gallery.T).float()  # [q, G]
         best = similarity.topk(min(k, len(gallery)), 1)
-        rank = relevant_items.ranks(similarity, rows) if finite else ranks(similarity, relevant_items.mask(rows))
+        rank = ranks(similarity, query_of[rows, None] == gallery_of)
         chunks.append((best.indices.cpu(), best.values.cpu(), rank.cpu()))
     return Nearest(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
-
-
-class RelevantItems:
-    """Which gallery items are relevant to each query, by position: a mask would be as large as all similarities."""
-
-    def __init__(self, query_of: Tensor, gallery_of: Tensor):
-        self.query_of, self.gallery_of = query_of, gallery_of
-        ordered, self.order = gallery_of.sort(stable=True)
-        self.first, self.end = (torch.searchsorted(ordered, query_of, right=right) for right in (False, True))
-
-    def mask(self, rows: Tensor) -> Tensor:
-        """bool [q, G] of some queries."""
-        return self.query_of[rows, None] == self.gallery_of
-
-    def ranks(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """`ranks` of some queries for finite scores [q, G]: by counting, except for ties with the best relevant one."""
-        first, last = self.first[rows, None], self.end[rows, None] - 1
-        width = max(1, int((last - first).max()) + 1)
-        positions = self.order[(first + torch.arange(width, device=rows.device)).minimum(last)]  # [q, width], repeated
-        best = scores.gather(1, positions).amax(1, keepdim=True)
-        rank, ties = torch.zeros(2, len(scores), dtype=torch.int32, device=scores.device)
-        for columns in scores.split(CHUNK_COLUMNS, 1):
-            rank += (columns > best).sum(1, dtype=torch.int32)  # a sum in int64 is slow
-            ties += (columns == best).sum(1, dtype=torch.int32)
-        tied, rank = (ties != 1) | (first > last)[:, 0], rank.long()
-        rank[tied] = ranks(scores[tied], self.mask(rows[tied]))
-        return rank
 
 
 def ranks(scores: Tensor, relevant: Tensor) -> Tensor:

@@ -39,23 +39,6 @@ def test_chunks_do_not_change_the_result(k, monkeypatch):
     torch.testing.assert_close(pieces.similarity, full.similarity)
 
 
-@pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
-def test_counted_ranks_equal_sorted_ranks(broken, monkeypatch):
-    """With equals on both sides, queries that own nothing or much, and numbers that are none."""
-    monkeypatch.setattr(ranking, "CHUNK_SIMILARITIES", 200)
-    monkeypatch.setattr(ranking, "CHUNK_COLUMNS", 7)
-    torch.manual_seed(0)
-    queries, gallery = torch.randn(40, 2).round(), torch.randn(60, 2).round()
-    if broken is not None:
-        gallery[5, 0] = broken
-    of = torch.arange(40) % 12, torch.arange(60) ** 2 % 13
-    similarity, own = queries @ gallery.T, of[0][:, None] == of[1]
-    assert not own.any(1).all() and own.sum(1).max() > 5
-    assert torch.equal(nearest(queries, gallery, *of, 0).rank, ranks(similarity, own))
-    nobodys = nearest(queries, gallery, of[0] + 100, of[1], 0)
-    assert torch.equal(nobodys.rank, ranks(similarity, torch.zeros_like(own)))
-
-
 def test_reranked_candidates_come_first():
     """Gallery of 9, 3 candidates: own ones among them, none of them, and one whose score is no number."""
     result = Nearest(torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.tensor([2, 6, 0, 1]))
