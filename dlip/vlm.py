@@ -115,6 +115,11 @@ class VLM:
         return self.med.model_for("itc").temp.item()
 
     @property
+    def steps(self) -> int:
+        """Decoder steps that it has computed."""
+        return sum(med.steps for med in self.med.members)
+
+    @property
     def image_size(self) -> int:
         """Side of the largest square that one of its models reads, in px."""
         return max(med.config.image_size for med in self.med.members)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Literal, NotRequired, TypedDict, get_args
 
 import gradio as gr
@@ -13,9 +12,7 @@ from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import Macs, needed_params, retrieval_macs, task_macs
 from dlip.data.transforms import resize_square
-from dlip.export.onnx_runner import Runner
 from dlip.export.optimize import Optimized
-from dlip.models.med import Med
 from dlip.vlm import VLM
 
 from .. import events, images, inputs, models
@@ -187,23 +184,12 @@ def _timed(
 
     optimized: whether what `models.fastest` gives has what `compute` calls.
     """
-    model = models.fastest(vlm) if optimized else vlm
-    if ability == "lm" and isinstance(model, Optimized):
-        model = model.pick("caption", 1)  # whose steps can be counted
-    med, steps = vlm.med.model_for(ability), []
-    with ExitStack() as hooks:
-        if isinstance(med, Med) and len(vlm.med.members) == 1:  # others resize for themselves
-            image = resize_square(image, med.config.image_size)
-        if isinstance(model, Runner):
-            part = model.part(ability)
-            part.steps = 0
-        elif isinstance(model, VLM) and isinstance(med, Med):  # others have no decoder
-            decoder = model.med.model_for(ability).text_decoder
-            hooks.callback(decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
-        start = time.perf_counter()
-        result = compute(model, [image])
-        ms = 1000 * (time.perf_counter() - start)
-        return result, ms, part.steps if isinstance(model, Runner) else len(steps)
+    model, med = models.fastest(vlm) if optimized else vlm, vlm.med.model_for(ability)
+    if not med.stock and len(vlm.med.members) == 1:  # others resize for themselves
+        image = resize_square(image, med.config.image_size)
+    before, start = model.steps, time.perf_counter()
+    result = compute(model, [image])
+    return result, 1000 * (time.perf_counter() - start), model.steps - before
 
 
 def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes: int = 1) -> parts.Cost:

@@ -28,7 +28,7 @@ class Part:
     """
 
     steps = 0
-    """Decoder steps of the last search."""
+    """Decoder steps that it has computed."""
 
     def __init__(self, folder: Path, config: dict, threads: int, spin: bool = False):
         self.folder, self.config, self.threads, self.spin, self.sessions = folder, config, threads, spin, {}
@@ -83,7 +83,8 @@ class Part:
             decoder.keep(rows, beams)
             total = total.astype(np.float32)
             scores, tokens = decoder(tokens)
-        self.steps, texts = search.step, [finished[0][1][len(prompt) :] for finished in search.finished]
+        self.steps += search.step
+        texts = [finished[0][1][len(prompt) :] for finished in search.finished]
         return [text[:-1] if text[-1] == c["sep_id"] else text for text in texts]
 
 
@@ -133,6 +134,11 @@ class Runner:
     def temperature(self) -> float:
         """Of ITC, whose logits are the cosines divided by it."""
         return self.part("itc").config["temperature"]
+
+    @property
+    def steps(self) -> int:
+        """Decoder steps that it has computed."""
+        return sum(part.steps for part in self.parts)
 
     def part(self, ability: str) -> Part:
         for part in self.parts:

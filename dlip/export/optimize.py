@@ -118,6 +118,11 @@ class Optimized:
         texts = as_list(texts, "text")
         return _as_fp32(self.pick("image", len(texts)).embed_texts(texts))
 
+    @property
+    def steps(self) -> int:
+        """Decoder steps that it has computed."""
+        return sum(model.steps for model in set(self.picks.values()))
+
     # --- for `dlip.evaluate`, as in `dlip.models.protocol.Measured` ---------------------------------------------------
 
     @property

@@ -54,6 +54,7 @@ class Decoder:
 
     def __call__(self, ids: Tensor) -> Tensor:
         """ids [N, t] -> log-probabilities of the next token [N, V], in fp32."""
+        self.med.steps += 1
         states = self.med.text_decoder.bert(ids, None, self.cross, self.mask, causal=True, cache=self.cache)
         return self.med.text_decoder.cls(states[:, -1]).float().log_softmax(-1)
 

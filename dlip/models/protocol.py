@@ -52,6 +52,8 @@ class Model:
     stock: bool = False
     """Its layers are classes of `transformers`: it compares images with texts by ITC and teaches, and is neither
     trained nor saved, exported or timed."""
+    steps: int = 0
+    """Decoder steps that it has computed."""
     config: object
     """Sizes, under the names of `ModelConfig`."""
     temp: Tensor
