@@ -123,7 +123,7 @@ def test_images_beyond_the_limit_are_not_searched(plain, monkeypatch):
     ("make", "message"),
     [
         (lambda path: None, "there is no folder .*own; check its name"),
-        (lambda path: path.mkdir(), "own holds no images, and neither captions.json nor"),
+        (lambda path: path.mkdir(), "own holds neither captions.json nor"),
         (lambda path: path.write_text("x"), "there is no folder .*own; check its name"),
         (lambda path: path.mkdir() or (path / "x.png").write_text("x"), "no image of .*own can be read: .*x.png"),
     ],

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import dlip
-from dlip import data, records
+from dlip import records
 from dlip.cli import main
 from dlip.common import distributed
 from dlip.common.errors import UserError
+from dlip.data.dataset import DataSet
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import run as run_module
@@ -99,7 +100,7 @@ def test_what_cannot_be_evaluated_is_not_trained(typed):
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_images_are_read(changes, message, monkeypatch):
-    monkeypatch.setattr(data, "verify", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(DataSet, "verify", lambda _: pytest.fail("read"))
     with pytest.raises(UserError, match=message):
         prepare(TRAIN.replace(**changes))
 

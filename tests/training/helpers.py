@@ -21,6 +21,9 @@ class InterruptedDataset(FirstN):
         super().__init__(dataset, len(dataset))
         self.left = last
 
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()
+
     def __getitem__(self, i: int):
         self.left -= 1
         if not self.left:
