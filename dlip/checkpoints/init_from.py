@@ -83,9 +83,12 @@ def initialize(model: "VLM", source: str) -> list[str]:
         raise UserError(f"{name} has no weights for the {part or 'model'}; choose another source")
     if not part and checkpoint.abilities:
         model.med.abilities |= checkpoint.abilities
-        if checkpoint.tokenizer.fast.get_vocab() != model.tokenizer.fast.get_vocab():
-            warnings.warn(f"{name} has another vocabulary than the model: words that it lacks keep random weights; "
-                          f"--tokenizer {name} gives the model its vocabulary", stacklevel=2)  # fmt: skip
+        if checkpoint.tokenizer.vocabulary != model.tokenizer.vocabulary:
+            warnings.warn(
+                f"{name} has another vocabulary than the model: words that it lacks keep random weights; --tokenizer "
+                f"{name} gives the model its vocabulary",
+                stacklevel=2,
+            )
     return copied
 
 

@@ -127,3 +127,19 @@ def test_an_unsuitable_backbone_is_refused(name, size, message):
 def test_images_are_cut_and_normalized_as_the_backbone_does_it():
     assert preset("photos-hybrid-student:patch_size=16") == preset("photos-hybrid-student")
     assert Med(preset(TINY_BACKBONE)).config.image_mean == (0.5, 0.5, 0.5)
+
+
+def test_its_last_stages_are_trained_alone():
+    """What is frozen can be computed beforehand, and gives the same features."""
+    backbone, pixels = Backbone(LITE), torch.rand(2, 3, 72, 72)
+    backbone.train_last(2)
+    trained = {name.removeprefix("model.") for name, p in backbone.named_parameters() if p.requires_grad}
+    assert {".".join(name.split(".")[: 1 + name.startswith("blocks")]) for name in trained} == {
+        "blocks.5", "blocks.6", "conv_head", "bn2"
+    }  # fmt: skip
+    torch.testing.assert_close(backbone(backbone.frozen_features(pixels)), backbone(pixels))
+    whole = backbone.model.forward_features(pixels)
+    torch.testing.assert_close(backbone(pixels), whole.flatten(2).transpose(1, 2))
+    for name, stages in ((LITE, 7), ("test_vit", 1)):
+        with pytest.raises(UserError, match="stages"):
+            Backbone(name).train_last(stages)
