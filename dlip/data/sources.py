@@ -1,6 +1,5 @@
 """Data sets by name: the built-in scenes, a folder of images with texts, what `datasets` reads, or several of them."""
 
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -66,26 +65,17 @@ def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:
 
 
 def dataset_names(name: str | Path) -> list[str]:
-    """`photos/flickr8k+photos/coco_vqa` as its names.
+    """`photos/flickr8k+photos/coco_vqa` as its names; a path that exists is one name, with or without a + in it.
 
-    A path that exists is one name, and so is a URL, a pattern or a hub's name with a + in it, unless all its parts are
-    data sets. Raises UserError for an empty name, or one that is given twice.
+    Raises UserError for an empty name, or one that is given twice.
     """
-    name = str(name)
-    parts = name.split("+")
-    if len(parts) > 1 and not Path(name).exists():
-        if all(map(_may_exist, parts)) or not re.search(r"^hub:|://|[{*?]", name):
-            if not all(parts) or len(set(parts)) < len(parts):
-                raise UserError(f"the data {name!r} have an empty name, or one twice; name each data set once")
-            return parts
-    if not name.strip():
-        raise UserError("the name of the data is empty; give scenes, a folder, shards or hub:NAME")
-    return [name]
-
-
-def _may_exist(name: str) -> bool:
-    place = Path(name).parent if re.search(r"[{*?]", name) else Path(name)
-    return bool(name) and (name == "scenes" or bool(re.match(r"hub:.|https?://", name)) or place.exists())
+    address = str(name).removeprefix("hub:").partition("?")[0]
+    names = [str(name)] if Path(address).exists() and address else str(name).split("+")
+    if not all(map(str.strip, names)):
+        raise UserError(f"the data {str(name)!r} have an empty name; give scenes, a folder, shards or hub:NAME")
+    if len(set(names)) < len(names):
+        raise UserError(f"the data {str(name)!r} name a data set twice; name each once")
+    return names
 
 
 def _opener(name: str | Path, uncaptioned: bool) -> tuple[Callable, Callable]:
