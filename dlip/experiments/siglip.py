@@ -1,4 +1,4 @@
-"""A small SigLIP of stock `transformers`, trained on scenes: a dual-encoder teacher for `make siglip`.
+"""A small SigLIP of stock `transformers`, trained on scenes: a dual-encoder teacher for `recipes/siglip.sh`.
 
 python -m dlip.experiments.siglip runs/siglip
 """

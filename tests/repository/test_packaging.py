@@ -32,7 +32,7 @@ def name_of(requirement: str) -> str:
 def imported(files: list[Path], everywhere: bool) -> dict[str, str]:
     """Third-party distribution -> a file that imports it, at its top level or `everywhere` in it."""
     owners, found = packages_distributions(), {}
-    own = sys.stdlib_module_names | {"dlip", "app", "drills", "tests"} | {file.stem for file in files}
+    own = sys.stdlib_module_names | {"dlip", "app", "tests"} | {file.stem for file in files}
     for file in files:
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree) if everywhere else tree.body:
@@ -55,7 +55,7 @@ def test_imports_are_declared():
     declared = {name_of(requirement) for requirement in REQUIREMENTS}
     package = sorted((ROOT / "dlip").rglob("*.py"))
     notebook = sorted((ROOT / "dlip" / "notebook").glob("*.py"))  # runs in Jupyter alone, with its extra
-    rest = [file for folder in ("app", "drills", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
+    rest = [file for folder in ("app", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
     core = [file for file in package if file not in notebook]
     at_import, anywhere = imported(core, everywhere=False), imported(package + rest, everywhere=True)
     assert "torch" in at_import and "pytest" in anywhere
