@@ -24,8 +24,8 @@ TRAINED_PARTS = {
     "": TEACHER,
 }
 """Part of a student -> model whose weights it may be initialized with. The encoders have its size and were trained by
-`recipes/encoders.sh`: a ViT on labels of patches of train-large, in place of the paper's ImageNet weights, and a BERT on
-captions alone. The whole student may be cut from the teacher."""
+`recipes/encoders.sh`: a ViT on labels of patches of train-large, in place of the paper's ImageNet weights, and a BERT
+on captions alone. The whole student may be cut from the teacher."""
 IMAGES = 4000
 UNLABELED = "itc,itm,lm,vqa=2"
 """The task losses, weighted as those of the shipped students."""
