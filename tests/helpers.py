@@ -1,17 +1,19 @@
 """What tests of several packages share."""
 
 import asyncio
+import signal
+import socket
 import struct
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
-from app.served import served
 from dlip.data.batch import Batch
 from dlip.data.dataset import Examples
 from dlip.models.med import Med
@@ -143,11 +145,27 @@ def reference_rank(scores: list[float], relevant: list[bool]) -> int:
 
 
 @contextmanager
-def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Address and process of `dlip app WORDS`; the app has to end as interrupted."""
-    with served(*words) as (address, app):
-        yield address, app
-    assert app.returncode == 130
+def running_app(
+    *arguments: str, stderr: Path | None = None, exit_code: int = 130
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Address and process of `dlip app ARGUMENTS` on a free port; interrupted at the end, it has to exit so."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dlip", "app", "--port", str(port), *arguments]
+    # a background job of a shell ignores Ctrl-C, and its children inherit that
+    accept_ctrl_c = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    with (
+        open(stderr, "w") if stderr else nullcontext() as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, **accept_ctrl_c) as app,
+    ):
+        try:
+            assert app.stdout.readline().startswith(f"The app is at http://127.0.0.1:{port}/")
+            yield f"http://127.0.0.1:{port}/", app
+            app.send_signal(signal.SIGINT)
+            assert app.wait(30) == exit_code
+        finally:
+            app.kill()
 
 
 def run_in_thread(coroutine: Coroutine) -> None:

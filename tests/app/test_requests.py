@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.security import NO_ENDPOINT
-from app.served import served
+from tests.helpers import running_app
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 FILE = {"meta": {"_type": "gradio.FileData"}}
@@ -18,7 +18,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
 def app(tmp_path_factory) -> tuple[str, Path]:
     """Where an app with a list of models listens, and its log."""
     log = tmp_path_factory.mktemp("app") / "log"
-    with served("--models", f"{TEACHER},{STUDENT}", stderr=log) as (address, _):
+    with running_app("--models", f"{TEACHER},{STUDENT}", stderr=log) as (address, _):
         yield address, log
 
 

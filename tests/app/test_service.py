@@ -15,9 +15,9 @@ from gradio_client.utils import Status
 import dlip
 from app import events, models, security
 from app.page import serve
-from app.served import served
 from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import UserError
+from tests.helpers import running_app
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
@@ -32,7 +32,7 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 )
 def test_a_signal_ends_the_app_and_deletes_uploads(number, code, image_path, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with served() as (address, app):
+    with running_app(exit_code=code) as (address, app):
         sent = dict(image=handle_file(image_path), teacher=STUDENT, student=STUDENT, question="what is this?")
         client = Client(address, verbose=False)
         assert client.predict(**sent, api_name="/answers")["teacher"]["answers"]
