@@ -5,13 +5,15 @@ import os
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.3.0"
-__all__ = ["VLM", "distill", "evaluate", "load"]
+__all__ = ["VLM", "distill", "evaluate", "load", "read_records", "train"]
 
 _PUBLIC = {
     "VLM": "dlip.vlm:VLM",
     "load": "dlip.vlm:VLM.load",
-    "distill": "dlip.experiments.run:distill",
+    "train": "dlip.experiments.api:train",
+    "distill": "dlip.experiments.api:distill",
     "evaluate": "dlip.evaluation.evaluate:evaluate",
+    "read_records": "dlip.records.reading:load",
 }
 
 

@@ -32,7 +32,7 @@ from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
 from dlip.training.run_folder import Run
-from dlip.training.terms import AT, HR, VLP, abilities, trained_abilities
+from dlip.training.terms import trained_abilities
 from dlip.vlm import VLM
 
 VOCABULARY_SIZE = 5000
@@ -102,24 +102,6 @@ def student_for(
 def train_split(data: str | Path) -> str:
     """The default training split of a data set."""
     return "train-small" if str(data) == "scenes" else "train"
-
-
-def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "runs/student") -> Run:
-    """Distill `student` from `teacher` on `data` and return the run.
-
-    teacher: a VLM or its name. student: a VLM, a size's name or a ModelConfig. data: a data set or its name. Default
-    weights get those of hr and at added, as in `dlip distill`, which, unlike this, also evaluates the student and
-    writes a record. Raises UserError where they do not fit together.
-    """
-    if config.weights == VLP:
-        config = config.replace(weights=VLP | HR | AT)
-    teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
-    data = data_sets.as_dataset(data, train_split(data))
-    if not isinstance(student, VLM):
-        student = student_for(student, teacher, config, data)
-    else:
-        student.med.abilities |= abilities(config.weights)
-    return train(student, data, config, folder, teacher)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -78,6 +78,6 @@ def test_training_names_the_first_example_without_captions(make_vlm, tmp_path):
 
 
 def test_distilling_from_a_list(tmp_path):
-    scenes = Scenes("train-small")
-    run = dlip.distill("scenes/teacher", "scenes-student", [scenes[i] for i in range(8)], SHORT, tmp_path / "run")
-    assert run.finished
+    scenes, options = Scenes("train-small"), SHORT.to_dict() | {"weights": "vlp,hr,at"}
+    run = dlip.distill("scenes/teacher", "scenes-student", [scenes[i] for i in range(8)], folder=tmp_path, **options)
+    assert run.log["step"].iloc[-1] == SHORT.steps

@@ -20,7 +20,7 @@ from dlip.experiments.run import measure, new_student, prepare, train_tokenizer
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
-from dlip.training.terms import AT, HR, VLP, weights
+from dlip.training.terms import weights
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import dual_folder
 
@@ -52,23 +52,6 @@ def test_a_seed_is_a_student(teacher):
     first, again, other = (new_student("scenes-student", teacher, seed).med for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.itm_head.weight, other.itm_head.weight)
-
-
-def test_distill_from_python(teacher, tmp_path):
-    config = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"hr.image": 1.0, "kd.vqa": 1.0})
-    run = dlip.distill("scenes/teacher", "scenes-student", Scenes("train-small", size=8), config, tmp_path / "run")
-    assert set(run.losses()) == {"step", "hr.image", "kd.vqa", "total"}
-    figures = dlip.evaluate(run.model(), Scenes("val", size=6), progress=False)
-    assert figures["data"] == "scenes" and 0 <= figures["vqa"]["accuracy"] <= 100
-    assert (
-        figures["captioning"] is None and "cannot write captions" in figures["notes"]["captioning"]
-    )  # what nobody trained
-
-
-def test_default_weights_distil_in_python_too(teacher, tmp_path):
-    config = TrainConfig(steps=1, batch_size=4, warmup=0)
-    run = dlip.distill(teacher, "scenes-student", Scenes("train-small", size=8), config, tmp_path / "run")
-    assert set(run.losses()) == {"step", *VLP, *HR, *AT, "total"}
 
 
 @pytest.mark.parametrize(

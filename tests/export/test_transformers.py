@@ -158,9 +158,9 @@ def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, t
     terms = weights("vlp,hr.image,hr.fusion,at.decoder_cross,kd.lm")
     config = TrainConfig(steps=3, batch_size=4, warmup=1, lr=1e-2, weights=terms)
     teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'captioning'}", "scenes-student:image_width=32,text_width=32"
-    run = dlip.distill(teacher, size, scenes, config, tmp_path / "run")
+    run = dlip.distill(teacher, size, scenes, folder=tmp_path / "run", **config.to_dict())
     transformers.to_transformers(str(tmp_path / "run"), tmp_path / "out")
-    student, outputs = run.model(), elsewhere(tmp_path / "out", images, TEXTS, "", tiny.tokenizer.cls_id)
+    student, outputs = run.student, elsewhere(tmp_path / "out", images, TEXTS, "", tiny.tokenizer.cls_id)
     torch.testing.assert_close(torch.tensor(outputs["match"]), student.match(images, TEXTS), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.tensor(outputs["itc"]), student.similarity(images, TEXTS), atol=1e-4, rtol=0)
     assert outputs["captioning"] == student.caption(images)

@@ -11,7 +11,8 @@ from dlip.checkpoints.init_from import initialize
 from dlip.common.errors import UserError
 from dlip.cost.count import image_macs, params
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiments.run import distill, new_student
+from dlip.experiments.api import distill
+from dlip.experiments.run import new_student
 from dlip.models.backbone import Backbone, backbone_size
 from dlip.models.config import preset
 from dlip.models.med import Med
@@ -88,7 +89,8 @@ def test_it_is_frozen_or_has_a_learning_rate_of_its_own(student, backbone_lr, tm
     """A first step of AdamW changes a weight by about the learning rate."""
     before, config = tensors_of(student), SHORT.replace(steps=1, warmup=0, lr=1e-3, weight_decay=0.0)
     images = Scenes("train-small", size=8)
-    distill("scenes/teacher", student, images, config.replace(backbone_lr=backbone_lr), tmp_path)
+    options = config.replace(backbone_lr=backbone_lr).to_dict()
+    distill("scenes/teacher", student, images, folder=tmp_path, **options)
     after = tensors_of(student)
     change = {name: (before[name] - after[name]).abs().max().item() for name in before}
     backbone = {name: size for name, size in change.items() if ".backbone." in name}

@@ -36,7 +36,7 @@ def test_add_a_data_set(tmp_path, monkeypatch, capsys):
     names: dict = {}
     for block in blocks("python", "Add a data set"):
         exec(compile(block, "CONTRIBUTING.md", "exec"), names)
-    assert names["run"].rows()[-1]["step"] == 2
+    assert names["run"].log["step"].iloc[-1] == 2
     assert 0 <= names["metrics"]["vqa"]["accuracy"] <= 100 and capsys.readouterr().out
 
 

@@ -104,9 +104,18 @@ def test_commands_run(workspace, monkeypatch, capsys):
 
 def test_python_runs(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
-    names: dict = {}
-    for block in blocks("README.md", "python"):
-        exec(compile(block, "README.md", "exec"), names)
+    for split, size in {"train-small": 96, "test": 16}.items():
+        monkeypatch.setitem(SPLITS, split, size)
+    for page in PAGES:
+        names: dict = {}
+        for block in blocks(page, "python"):
+            exec(compile(block.replace("steps=800", "steps=1"), page, "exec"), names)
+        if page == "README.md":
+            check_readme(names)
+
+
+def check_readme(names: dict) -> None:
+    assert names["run"].log["step"].tolist() == [1] and {"hr.image", "at.self"} <= {*names["run"].log}
     assert "small blue circle with large lime moon" in names["model"].caption(["image.png"])[0]
     assert names["model"].similarity(["image.png"], ["a red circle"]).shape == (1, 1)
 
