@@ -4,7 +4,7 @@ source "$(dirname "$0")/common.sh"
 student=(--size scenes-student --tokenizer scenes/teacher --init-from image=scenes/encoders/80x4/vit --split train-small
     --test-split test-5k "${scenes[@]}" --results runs/siglip.jsonl --steps 3000)
 
-python -m dlip.experiments.siglip runs/siglip
+python recipes/siglip.py runs/siglip
 for seed in 0 1 2; do
     dlip train "${student[@]}" --weights itc --seed $seed --name alone --out runs/siglip-alone-$seed
     dlip distill --teacher runs/siglip "${student[@]}" --weights itc,kd.itc,hr.image=5,hr.text=5 \

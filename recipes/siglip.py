@@ -1,6 +1,6 @@
 """A small SigLIP of stock `transformers`, trained on scenes: a dual-encoder teacher for `recipes/siglip.sh`.
 
-python -m dlip.experiments.siglip runs/siglip
+python recipes/siglip.py runs/siglip
 """
 
 import argparse
