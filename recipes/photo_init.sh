@@ -3,7 +3,7 @@
 source "$(dirname "$0")/common.sh"
 need_photos "$@"
 student=(distill --teacher photos/teacher --size photos-hybrid-student:text_width=384,text_heads=12 --test-split val
-    --center-states --fixed-teacher-space --feature-views 4 --weights itc,kd.itc,hr.image=10,hr.text=10 --lr 1e-3
+    --center-states --fixed-teacher-space --cache-features 4 --weights itc,kd.itc,hr.image=10,hr.text=10 --lr 1e-3
     --backbone-lr 1e-3 --warmup 100 --batch-size 64 --steps 1000 --eval-every 250 --latency-repeats 0
     "${photos[@]}" --augment --flip --candidates 16 --data "$all")
 image=(--init-from backbone=imagenet)

@@ -16,9 +16,9 @@ rows=(
 for seed in 0 1 2; do
     for row in "${rows[@]}"; do
         case $row in
-            *alone:*) how=(train --tokenizer photos/teacher --feature-views 1) ;;
-            *augmented:*) how=(train --tokenizer photos/teacher --feature-views 4 --augment --flip) ;;
-            *) how=(distill --teacher photos/teacher --center-states --fixed-teacher-space --cache --feature-views 1) ;;
+            *alone:*) how=(train --tokenizer photos/teacher --cache-features 1) ;;
+            *augmented:*) how=(train --tokenizer photos/teacher --cache-features 4 --augment --flip) ;;
+            *) how=(distill --teacher photos/teacher --center-states --fixed-teacher-space --cache --cache-features 1) ;;
         esac
         dlip "${how[@]}" "${terms[@]}" --weights "${row#*:}" --seed $seed --name "${row%%:*}" \
             --out "runs/photo-terms/${row%%:*}-$seed"

@@ -7,7 +7,7 @@ teacher=(--size scenes-teacher --role teacher --split train-large "${scenes[@]}"
 student=(--size scenes-student --init-from image=scenes/encoders/80x4/vit --split train-small "${scenes[@]}" --questions 3
     --steps 3000)
 
-dlip train "${teacher[@]}" --init-from image=scenes/encoders/128x5/vit --joins itm=1400 --steps 2600 \
+dlip train "${teacher[@]}" --init-from image=scenes/encoders/128x5/vit --start-term-at itm=1400 --steps 2600 \
     --out runs/scenes-teacher-first
 dlip train "${teacher[@]}" --init-from runs/scenes-teacher-first --lr 1.5e-3 --warmup 50 --seed 1 --steps 1000 \
     --out runs/scenes-teacher-second

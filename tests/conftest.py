@@ -16,6 +16,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig, scenes_size
+from dlip.models.fast import precision
 from dlip.models.med import Med
 from dlip.vlm import VLM
 from tests.helpers import SMALL_CONFIG, random_texts, randomize_weights, running_app, shaken
@@ -37,6 +38,14 @@ def without_java(tmp_path_factory) -> Iterator[None]:
         patch.setattr(captioning, "find_java", lambda: None)
         patch.setenv("PATH", str(hidden), prepend=os.pathsep)
         patch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def train_in_fp32() -> Iterator[None]:
+    """Let `--precision auto` be fp32 on every machine, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "best", lambda: "fp32")
         yield
 
 

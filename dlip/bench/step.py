@@ -41,7 +41,7 @@ TOKENS = 30
 
 @dataclass(frozen=True)
 class Variant:
-    precision: str = "no"
+    precision: str = "fp32"
     padded: bool = False
     """Texts are padded to `TOKENS` tokens."""
     cached: bool = False

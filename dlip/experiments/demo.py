@@ -12,7 +12,6 @@ from dlip.experiments import run
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.grids import DISTILLED
 from dlip.experiments.history import model_record
-from dlip.models.fast.precision import native_bf16
 from dlip.reports.comparison import finding, table
 from dlip.reports.report import report
 from dlip.training.config import TrainConfig
@@ -32,7 +31,7 @@ def experiment(steps: int, seed: int) -> ExperimentConfig:
     train = TrainConfig(
         steps=steps, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
         seed=seed, label_smoothing=0.0, weights=weights(DISTILLED), learn_teacher_projection=False, center_states=True,
-        questions=3, cache=True, precision="bf16" if native_bf16() else "no", save_every=100,
+        questions=3, cache=True, save_every=100,
         eval_every=max(1, steps // EVALUATIONS), eval_items=EVALUATION_IMAGES,
     )  # fmt: skip
     return ExperimentConfig(

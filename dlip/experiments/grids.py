@@ -74,7 +74,7 @@ FULL = Plan(
     measure=MeasureConfig(candidates=16, generate_limit=1000),
 )  # fmt: skip
 QUICK = replace(
-    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, other_seeds=1, test_split="test",
+    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="fp32"), seeds=1, other_seeds=1, test_split="test",
     test_images=24, measure=MeasureConfig(candidates=16, latency_repeats=1), cached_images=0, quick=True,
 )  # fmt: skip
 

@@ -192,7 +192,7 @@ def run(
     """Train a model, measure it, append its record to `results`, and return the record.
 
     command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
-    and `train.feature_views` keep outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
+    and `train.cache_features` keep outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
     `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record. A finished run is measured without training
     again; where `results` has its record, nothing is done. Raises UserError as `prepare` and `train` do.
     """

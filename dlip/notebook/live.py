@@ -85,7 +85,6 @@ def live_experiment(
     """
     from dlip.experiments.config import DataConfig, ExperimentConfig
     from dlip.experiments.grids import FULL
-    from dlip.models.fast.precision import native_bf16
     from dlip.training import terms
 
     loss_weights = terms.weights(weights)
@@ -99,7 +98,7 @@ def live_experiment(
         data=DataConfig(name=str(data), split=split),
         train=FULL.train.replace(**{
             "weights": loss_weights, "steps": steps, "log_every": max(1, steps // 60), "batch_size": 64,
-            "warmup": min(FULL.train.warmup, steps // 4), "precision": "bf16" if native_bf16() else "no",
+            "warmup": min(FULL.train.warmup, steps // 4), "precision": "auto",
         } | train),
     )  # fmt: skip
 

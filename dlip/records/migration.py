@@ -9,7 +9,7 @@ from dlip.records.schema import config_hash
 
 NEW_OPTIONS = {
     "model": {"image_backbone": "", "no_repeat_ngram_size": 0},
-    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "backbone_stages": 0, "feature_views": 0, "frozen": []},
+    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "backbone_stages": 0, "cache_features": 0, "freeze": []},
     "evaluation": {"generate_limit": None},
 }
 """Options of experiments that older records lack, by part, with the values that their runs had."""

@@ -49,8 +49,8 @@ class TrainConfig(Config):
     """Maximum norm of the gradient."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when a loss or gradient is non-finite: stop the run, or skip the step."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision; "no" is fp32, fp16 needs a GPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Mixed precision: "auto" is bf16 where the machine has instructions for it, else fp32; fp16 needs a GPU."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -59,7 +59,7 @@ class TrainConfig(Config):
     """Seed of the initial weights, the data order and dropout."""
     weights: dict[str, float] = option(factory=VLP.copy, parse=terms.weights, show=terms.terms_text, metavar="TERMS")
     """Loss terms and groups with their weights, as in vlp,hr,kd.lm=0.5; a term without weight is not computed."""
-    joins: dict[str, int] = option(factory=dict, parse=terms.joins, show=terms.terms_text, metavar="TERMS")
+    start_term_at: dict[str, int] = option(factory=dict, parse=terms.starts, show=terms.terms_text, metavar="TERMS")
     """Optimizer steps after which loss terms join, as in vlp=500,itm=900; 0 for terms not named."""
     layers: dict[str, tuple[tuple[int, int], ...]] = option(
         factory=dict, parse=terms.layers, show=terms.layers_text, metavar="PAIRS", command="distill"
@@ -82,14 +82,14 @@ class TrainConfig(Config):
     """Augment the training images: crop photos, shift scenes."""
     flip: bool = option(False, negatable=True)
     """With --augment, also mirror photos, but none whose texts contain the English word left or right."""
-    frozen: tuple[str, ...] = option((), parse=comma_separated, show=",".join, metavar="PARTS")
+    freeze: tuple[str, ...] = option((), parse=comma_separated, show=",".join, metavar="PARTS")
     """Parts that stay as they are, comma-separated: image and text, all that ITC reads of an image or of a text. With
     both, itm, lm and vqa train cross-attention, the decoder's self-attention and the heads."""
     backbone_lr: float = option(0.0, least=0, most=1)
     """Peak learning rate of an image backbone; 0 freezes it."""
     backbone_stages: int = option(0, least=0, most=100)
     """Last stages of an EfficientNet that --backbone-lr trains, the others stay frozen; 0 trains all."""
-    feature_views: int = option(0, least=0, most=100)
+    cache_features: int = option(0, least=0, most=100)
     """Cache the features of frozen image backbones, or of their frozen stages, on disk, for this many augmented views
     of each image; 0 computes them anew in every step."""
     questions: int = option(1, least=1)
@@ -115,7 +115,7 @@ class TrainConfig(Config):
             raise UserError(
                 f"train.layers[{wrong[0]!r}] is {pairs[wrong[0]]}; give pairs (teacher layer, student layer)"
             )
-        if unknown := sorted({*self.weights, *self.joins} - set(TERMS)):
+        if unknown := sorted({*self.weights, *self.start_term_at} - set(TERMS)):
             raise UserError(f"there is no loss term {unknown[0]!r}; the terms are {', '.join(TERMS)}")
         if unknown := sorted(set(self.layers) - set(SOURCES)):
             raise UserError(f"train.layers has no source {unknown[0]!r}; it has {', '.join(SOURCES)}")
@@ -125,23 +125,23 @@ class TrainConfig(Config):
         if not any(self.weights.values()):
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
         if not self.active(0):
-            raise UserError("no loss term is active in the first step; remove at least one from train.joins")
-        for term, step in self.joins.items():
+            raise UserError("no loss term is active in the first step; remove at least one from train.start_term_at")
+        for term, step in self.start_term_at.items():
             if step < 0 or (step >= self.steps and self.weights.get(term) and not self.epochs):
                 raise UserError(f"{term} joins after {step} of {self.steps} steps; let it join before the last one")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not divisible by {self.accumulate} micro-batches")
         if self.cache and self.augment:
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
-        if unknown := sorted(set(self.frozen) - {"image", "text"}):
-            raise UserError(f"train.frozen has no part {unknown[0]!r}; it has image and text")
-        if idle := [t for t, weight in self.weights.items() if weight and set(self.frozen) >= TRAINED.get(t, {"all"})]:
-            raise UserError(f"{idle[0]} trains nothing that is not frozen; set its weight to 0, or change train.frozen")
-        if "image" in self.frozen and self.backbone_lr:
-            raise UserError("the image backbone is frozen too; drop train.backbone_lr, or image of train.frozen")
+        if unknown := sorted(set(self.freeze) - {"image", "text"}):
+            raise UserError(f"train.freeze has no part {unknown[0]!r}; it has image and text")
+        if idle := [t for t, weight in self.weights.items() if weight and set(self.freeze) >= TRAINED.get(t, {"all"})]:
+            raise UserError(f"{idle[0]} trains nothing that is not frozen; set its weight to 0, or change train.freeze")
+        if "image" in self.freeze and self.backbone_lr:
+            raise UserError("the image backbone is frozen too; drop train.backbone_lr, or image of train.freeze")
         if self.backbone_stages and not self.backbone_lr:
             raise UserError("train.backbone_stages needs a learning rate; set train.backbone_lr")
-        if self.feature_views > 1 and not self.augment:
+        if self.cache_features > 1 and not self.augment:
             raise UserError("without augmentation all views of an image are equal; use 1 of them, or --augment")
         if self.flip and not self.augment:
             raise UserError("train.flip mirrors augmented photographs; set train.augment too")
@@ -152,13 +152,16 @@ class TrainConfig(Config):
 
     def active(self, step: int) -> frozenset[str]:
         """Terms that are computed in a step, counted from 0."""
-        return frozenset(term for term, weight in self.weights.items() if weight and step >= self.joins.get(term, 0))
+        starts = self.start_term_at
+        return frozenset(term for term, weight in self.weights.items() if weight and step >= starts.get(term, 0))
 
     def for_dataset(self, size: int) -> "TrainConfig":
-        """The configuration with `epochs` resolved to steps over `size` training images."""
-        if self.epochs is None:
-            return self
-        return self.replace(steps=max(1, round(self.epochs * self.steps_per_epoch(size))), epochs=None)
+        """The configuration with `epochs` resolved to steps over `size` training images, and `precision` chosen."""
+        from dlip.models.fast import precision  # here, because the command line's help needs no torch
+
+        chosen = precision.best() if self.precision == "auto" else self.precision
+        steps = self.steps if self.epochs is None else max(1, round(self.epochs * self.steps_per_epoch(size)))
+        return self.replace(steps=steps, epochs=None, precision=chosen)
 
     def steps_per_epoch(self, size: int) -> int:
         """Steps of a pass over `size` training images; what is left after whole batches is dropped."""

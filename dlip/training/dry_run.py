@@ -33,12 +33,12 @@ MIN_PROBE_S = 0.5
 UTILIZATION = 0.35
 """Assumed share of a card's peak that a run reaches."""
 PEAK_TFLOPS = {
-    "H100 SXM": {"no": 67.0, "bf16": 989.0, "fp16": 989.0},
-    "A100":     {"no": 19.5, "bf16": 312.0, "fp16": 312.0},
-    "RTX 4090": {"no": 82.6, "bf16": 165.0, "fp16": 165.0},
-    "L4":       {"no": 30.3, "bf16": 121.0, "fp16": 121.0},
-    "V100":     {"no": 15.7, "bf16": 15.7,  "fp16": 125.0},
-    "T4":       {"no": 8.1,  "bf16": 8.1,   "fp16": 65.0},
+    "H100 SXM": {"fp32": 67.0, "bf16": 989.0, "fp16": 989.0},
+    "A100":     {"fp32": 19.5, "bf16": 312.0, "fp16": 312.0},
+    "RTX 4090": {"fp32": 82.6, "bf16": 165.0, "fp16": 165.0},
+    "L4":       {"fp32": 30.3, "bf16": 121.0, "fp16": 121.0},
+    "V100":     {"fp32": 15.7, "bf16": 15.7,  "fp16": 125.0},
+    "T4":       {"fp32": 8.1,  "bf16": 8.1,   "fp16": 65.0},
 }  # fmt: skip
 """Card -> its dense peak by `TrainConfig.precision`, as its maker states; V100 and T4 compute bf16 in fp32."""
 
@@ -107,7 +107,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
         learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device).train()
         frozen_teacher = Teacher(teacher.med.to(device)) if teacher else None
         set_layer_modes(student.med, config.gradient_checkpointing)
-        starts = sorted({0, *(step for step in config.joins.values() if step < config.steps)})
+        starts = sorted({0, *(step for step in config.start_term_at.values() if step < config.steps)})
         steps = [extrapolate(learner, frozen_teacher, batch, config, start) for start in starts]
         set_layer_modes(student.med.eval())
     lengths = [end - start for start, end in zip(starts, [*starts[1:], config.steps], strict=True)]
@@ -179,7 +179,6 @@ def text(cost: dict) -> str:
         f"{cost['flops']:.3g} FLOPs, forward and backward, the teacher's included",
         f"{sum(cost['memory_gb'].values()):.2f} GB of memory: "
         + ", ".join(f"{name} {size:.2f}" for name, size in cost["memory_gb"].items()),
-        f"hours, in {'fp32' if cost['precision'] == 'no' else cost['precision']}, of cards at "
-        f"{cost['utilization']:.0%} of their peak:",
+        f"hours, in {cost['precision']}, of cards at {cost['utilization']:.0%} of their peak:",
     ]
     return "\n".join([*lines, *(f"  {name:14}{three_digits(hours):>12}" for name, hours in cost["hours"].items())])

@@ -34,7 +34,7 @@ class Learner(nn.Module):
             if config.backbone_stages:
                 backbone.train_last(config.backbone_stages)
         for name, parameter in self.med.named_parameters():
-            if any(re.match(FROZEN[part], name) for part in config.frozen):
+            if any(re.match(FROZEN[part], name) for part in config.freeze):
                 parameter.requires_grad_(False)
         self.feature_cache: FeatureCache | None = None
         self.momentum = None

@@ -68,7 +68,7 @@ def train(
 
     evaluate: called on the student every `config.eval_every` steps; its metrics go to the log. about: entries for
     run.json. cache, cache_gb: folder of cached outputs and their total size, used with `config.cache` and
-    `config.feature_views`. on_finished: called with the finished run while its folder is still locked. on_row: called
+    `config.cache_features`. on_finished: called with the finished run while its folder is still locked. on_row: called
     with each row of the log once it is written.
 
     Raises UserError where configuration, data, teacher and folder do not fit together.
@@ -77,15 +77,15 @@ def train(
     check_fit(student, teacher, dataset, config)
     AcceleratorState._reset_state()  # or a second run in this process would keep the first one's precision
     accelerator = Accelerator(
-        mixed_precision=config.precision,
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(config.accumulate),  # overrides the environment's
         cpu=not torch.accelerator.is_available(),  # or several processes would not find each other there
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
     if config.precision == "fp16" and accelerator.scaler is None:
         with distributed.raised_by_all():
-            raise UserError("fp16 needs a GPU; use --precision bf16 or no")
-    warn_if_emulated(config.precision, "--precision no is faster here")
+            raise UserError("fp16 needs a GPU; use --precision bf16 or fp32")
+    warn_if_emulated(config.precision, "--precision fp32 is faster here")
     check_divisible(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(folder)
@@ -131,7 +131,7 @@ def _train(
     image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
         student.tokenizer, image_size, max_text=student.med.config.max_text, seed=config.seed,
-        augment=config.augment, flip=config.flip, questions=config.questions, views=config.feature_views,
+        augment=config.augment, flip=config.flip, questions=config.questions, views=config.cache_features,
     )  # fmt: skip
     steps_per_epoch = config.steps_per_epoch(len(dataset))
     optimizer_step = OptimizerStep(learner, config, steps_per_epoch, accelerator)
@@ -141,7 +141,7 @@ def _train(
         set_layer_modes(frozen_teacher, compiled=config.compile)
     if frozen_teacher and config.cache:
         frozen_teacher = TeacherCache(cache, frozen_teacher, dataset, collate, config.layers, cache_gb)
-    if config.feature_views:
+    if config.cache_features:
         opened = [frozen_teacher.folder] if frozen_teacher and config.cache else []
         cached = frozen_backbones(student, teacher, config)
         for vlm, user in ((student, learner), (teacher, frozen_teacher)):
@@ -238,12 +238,12 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         if config.cache and (len(teacher.med.members) > 1 or not teacher.med.reads(student.tokenizer.vocabulary)):
             raise UserError("outputs of a teacher of several checkpoints, or of another vocabulary, cannot be cached; "
                             "train without the cache")  # fmt: skip
-    if config.feature_views and not frozen_backbones(student, teacher, config):
+    if config.cache_features and not frozen_backbones(student, teacher, config):
         raise UserError(
-            "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "
+            "no model has a frozen image backbone whose features could be cached; drop --cache-features, or give the "
             "student an image_backbone, and no --backbone-lr or fewer --backbone-stages than it has"
         )
-    if dataset.is_stream and (config.cache or config.feature_views):
+    if dataset.is_stream and (config.cache or config.cache_features):
         raise UserError(f"{dataset.name} is a stream, whose outputs cannot be cached; drop stream=true, or the caches")
     if config.backbone_lr and not student.med.config.image_backbone:
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")

@@ -61,7 +61,7 @@ def weights(text: str) -> dict[str, float]:
     return _by_term(text, float)
 
 
-def joins(text: str) -> dict[str, int]:
+def starts(text: str) -> dict[str, int]:
     """`vlp=500,itm=900` as term -> step at which it joins. Raises UserError as `weights` does."""
     return _by_term(text, int)
 
@@ -81,7 +81,7 @@ def layers(text: str) -> dict[str, tuple[tuple[int, int], ...]]:
 
 
 def terms_text(values: dict[str, float]) -> str:
-    """The inverse of `weights` and `joins`; a whole group of one value is written by its name."""
+    """The inverse of `weights` and `starts`; a whole group of one value is written by its name."""
     items, words = list(values.items()), []
     while items:
         (name, value), size = items[0], 1

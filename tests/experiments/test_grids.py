@@ -124,7 +124,7 @@ def test_retrieval_of_every_row_is_reranked_by_itm():
         for row in some.rows:
             if {*terms(row)} & {*VLP}:
                 config = row.train(FULL, 0)
-                assert config.weights["itm"] and not config.joins, row.name
+                assert config.weights["itm"] and not config.start_term_at, row.name
     assert FULL.measure.candidates == 16
 
 
@@ -139,7 +139,7 @@ def test_grids_beyond_the_paper():
 def test_rows_train_by_the_plan():
     config = Row("a", weights=DISTILLED).train(FULL, 7)
     assert (config.seed, config.steps, config.cache, config.weights) == (7, FULL.train.steps, True, weights(DISTILLED))
-    assert config.joins == {} and config.questions == 3
+    assert config.start_term_at == {} and config.questions == 3
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
     assert not Row("a", weights=DISTILLED, images=200_000).train(FULL, 0).cache
     augmented = Row("a", weights=DISTILLED, settings={"augment": True, "seed": 9}).train(FULL, 0)

@@ -21,7 +21,6 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL, INT8_TEACHER
 from dlip.experiments.run import new_student
-from dlip.models.fast.precision import native_bf16
 from dlip.notebook import execute, kernel, live, results
 from dlip.notebook.controls import PLOTLY_MIME
 from dlip.plots import term_curves
@@ -216,7 +215,7 @@ def test_live_student_leaves_no_files(tmp_path, displayed, monkeypatch, capsys):
     experiment = parse(shlex.split(said.splitlines()[-1])[1:])[1].experiment
     assert experiment == live.live_experiment(size, asked, 2, batch_size=4, init_from=["scenes/teacher"])
     assert (experiment.teacher, experiment.train.weights) == ("scenes/teacher", weights(asked))
-    assert experiment.train.precision == ("bf16" if native_bf16() else "no")
+    assert experiment.train.precision == "auto"
     assert displayed[-1]["text/plain"].startswith("After 2 of 2 steps")
 
 

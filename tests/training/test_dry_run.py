@@ -119,7 +119,7 @@ def test_joining_terms_cost_from_their_step(teacher, short_probes):
     config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
     early = budget(student, dataset, config.replace(weights={"hr.image": 1.0}), teacher)
     full = budget(student, dataset, config, teacher)
-    mixed = budget(student, dataset, config.replace(joins={"lm": 4}), teacher)
+    mixed = budget(student, dataset, config.replace(start_term_at={"lm": 4}), teacher)
     assert mixed["flops"] == pytest.approx(0.4 * early["flops"] + 0.6 * full["flops"], rel=1e-6)
     assert mixed["memory_gb"] == full["memory_gb"]
     assert (full["images"], full["epochs"], full["train_images"]) == (80, 10.0, 8)
@@ -172,7 +172,7 @@ def test_micro_batches_cost_as_much_and_hold_less(teacher, short_probes):
 def test_dry_run_writes_no_files_and_draws_no_random_numbers(tmp_path, monkeypatch, capsys, teacher):
     monkeypatch.chdir(tmp_path)
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "8", "--batch-size", "8"]
-    words += ["--epochs", "1200", "--joins", "itm=1100", "--out", "run", "--dry-run"]
+    words += ["--epochs", "1200", "--start-term-at", "itm=1100", "--out", "run", "--dry-run"]
     assert main(words) == 0 and capsys.readouterr().out.startswith("1,200 steps, ")  # more than where none are named
     words[words.index("--epochs") + 1 : words.index("--out")] = ["4"]
     assert main(words) == 0

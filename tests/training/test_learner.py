@@ -14,7 +14,7 @@ def test_retrieval_by_itc_stays_when_image_and_text_are_frozen(tied, make_vlm, t
     vlm = make_vlm(1, tie_decoder=tied)
     texts, images, before = ["a red circle", "two stars"], [TRAIN_SCENES[i].image for i in range(2)], state(vlm)
     similarity = vlm.similarity(images, texts)
-    config = SHORT.replace(frozen=("image", "text"), weights={"itm": 1.0, "lm": 1.0, "vqa": 1.0})
+    config = SHORT.replace(freeze=("image", "text"), weights={"itm": 1.0, "lm": 1.0, "vqa": 1.0})
     trained = train(vlm, TRAIN_SCENES, config, tmp_path, progress=False).model()
     assert torch.equal(trained.similarity(images, texts), similarity)
     changed = {name for name, value in state(trained).items() if not torch.equal(value, before[name])}
@@ -27,7 +27,7 @@ def test_one_frozen_part_leaves_the_other_in_training(frozen, part, make_vlm, tm
     vlm = make_vlm(1)
     before = state(vlm)
     trained = train(
-        vlm, TRAIN_SCENES, SHORT.replace(frozen=(frozen,), weights={"itc": 1.0}), tmp_path, progress=False
+        vlm, TRAIN_SCENES, SHORT.replace(freeze=(frozen,), weights={"itc": 1.0}), tmp_path, progress=False
     ).model()
     changed = {name for name, value in state(trained).items() if not torch.equal(value, before[name])}
     assert changed

@@ -53,7 +53,7 @@ def test_distillation_approaches_the_teacher(make_vlm, tmp_path):
 def test_teacher_runs_only_after_its_terms_join(make_vlm, tmp_path):
     teacher, asked = make_vlm(0), []
     teacher.med.register_forward_hook(lambda *_: asked.append(1))
-    config = SHORT.replace(weights={"lm": 1.0, "hr.text": 1.0}, joins={"hr.text": 4})
+    config = SHORT.replace(weights={"lm": 1.0, "hr.text": 1.0}, start_term_at={"hr.text": 4})
     train(make_vlm(1), TRAIN_SCENES, config, tmp_path, teacher, progress=False)
     assert len(asked) == SHORT.steps - 4
 
@@ -69,7 +69,7 @@ def test_the_total_is_the_weighted_sum(make_vlm, tmp_path):
 def test_terms_join_in_their_step(make_vlm, tmp_path):
     """Until a term joins the run is the run without it; no row of the log spans its joining."""
     config = SHORT.replace(log_every=4, weights={"itc": 1.0, "lm": 1.0, "hr.image": 1.0})
-    late = config.replace(joins={"lm": 3, "hr.image": 2})
+    late = config.replace(start_term_at={"lm": 3, "hr.image": 2})
     losses = train(make_vlm(1), TRAIN_SCENES, late, tmp_path / "late", make_vlm(0), progress=False).losses()
     assert losses["step"] == [2, 3, 4, 6] and None not in losses["itc"] + losses["total"]
     assert [loss is None for loss in losses["hr.image"]] == [True, False, False, False]
@@ -80,9 +80,9 @@ def test_terms_join_in_their_step(make_vlm, tmp_path):
         train(make_vlm(1), TRAIN_SCENES, alone, tmp_path / "one", progress=False).losses()["itc"][0] == losses["itc"][0]
     )
     with pytest.raises(UserError, match="no loss term is active in the first step"):
-        late.replace(joins={"itc": 1, "lm": 1, "hr.image": 1})
+        late.replace(start_term_at={"itc": 1, "lm": 1, "hr.image": 1})
     with pytest.raises(UserError, match="no loss term 'hr.imgae'"):
-        late.replace(joins={"hr.imgae": 1})
+        late.replace(start_term_at={"hr.imgae": 1})
 
 
 @pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-5), ("muon", 0.05)])  # Muon computes in bf16
@@ -227,7 +227,10 @@ CASES = {
         dict(dropout=0.1),
     ),
     "bf16": (SHORT.replace(precision="bf16", momentum=0.9, queue=12, weights={**VLP, **HR, **AT}), {}),
-    "joins": (SHORT.replace(weights={"itc": 1.0, "lm": 1.0, "hr.text": 1.0}, joins={"lm": 4, "hr.text": 5}), {}),
+    "joins": (
+        SHORT.replace(weights={"itc": 1.0, "lm": 1.0, "hr.text": 1.0}, start_term_at={"lm": 4, "hr.text": 5}),
+        {},
+    ),
     "rarely logged": (SHORT.replace(log_every=5), {}),
     "workers": (SHORT.replace(workers=1), {}),
     "muon": (SHORT.replace(optimizer="muon", accumulate=2, precision="bf16", momentum=0.9, queue=12), {}),

@@ -79,7 +79,7 @@ def test_the_recipe_vqa_learns_from_questions_alone(make_vlm, tmp_path):
 def test_a_run_from_before_an_option_existed_is_still_that_run(make_vlm, tmp_path):
     run = train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
     old = json.loads((tmp_path / "run.json").read_text())
-    del old["train"]["feature_views"], old["model"]["image_backbone"]
+    del old["train"]["cache_features"], old["model"]["image_backbone"]
     (tmp_path / "run.json").write_text(json.dumps(old))
     assert train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False).rows() == run.rows()
 
@@ -201,9 +201,9 @@ def test_folder_of_another_run_is_refused(make_vlm, tmp_path):
         (make_vlm(), SHORT.replace(steps=2), {"data": "scenes"}, "another train.steps; choose"),
         (
             make_vlm(),
-            SHORT.replace(steps=2, joins={"itm": 1, "lm": 1}),
+            SHORT.replace(steps=2, start_term_at={"itm": 1, "lm": 1}),
             {"data": "scenes"},
-            "train.joins, train.steps; ",
+            "train.start_term_at, train.steps; ",
         ),
         (make_vlm(embed_dim=8), SHORT.replace(steps=1), {"data": "scenes"}, "another model.embed_dim; choose"),
         (make_vlm(), SHORT.replace(steps=1), {"data": "photos"}, "another data"),

@@ -59,7 +59,7 @@ def test_every_recipe_is_documented():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_stage_trains(name, tmp_path, capsys):
     small = ["--size", "scenes-student:image_width=16,text_width=16", "--limit", "16", "--batch-size", "8"]
-    small += ["--steps", "2", "--workers", "0", "--precision", "no", "--test-split", "val", "--test-limit", "16"]
+    small += ["--steps", "2", "--workers", "0", "--precision", "fp32", "--test-split", "val", "--test-limit", "16"]
     small += ["--candidates", "4", "--latency-repeats", "0"] + ["--queue", "16"] * ("queue" in RECIPES[name].train)
     words = ["distill", "--recipe", name, "--teacher", "scenes/teacher", *small, "--out", str(tmp_path / "run")]
     assert main([*words, "--results", str(tmp_path / "records.jsonl"), "--json", "-"]) == 0

@@ -10,9 +10,9 @@ from dlip.training.terms import (
     KD,
     VLP,
     distills,
-    joins,
     layers,
     layers_text,
+    starts,
     terms_text,
     trained_abilities,
     weights,
@@ -22,11 +22,11 @@ from dlip.training.terms import (
 def test_groups_and_terms_as_text():
     assert weights("vlp,hr,at,kd") == {**VLP, **HR, **AT, **KD} and weights("itm=0") == {"itm": 0.0}
     assert weights("hr,kd.lm=0.5") == {**HR, "kd.lm": 0.5} and set(weights("hr=5").values()) == {5.0}
-    assert weights("hr,hr.text=0") == {**HR, "hr.text": 0.0} and joins("lm=30,itm=7") == {"lm": 30, "itm": 7}
+    assert weights("hr,hr.text=0") == {**HR, "hr.text": 0.0} and starts("lm=30,itm=7") == {"lm": 30, "itm": 7}
     with pytest.raises(UserError, match="there is no loss term 'hrs'"):
         weights("hrs")
     with pytest.raises(UserError, match="the first step of lm is '0.5'"):
-        joins("lm=0.5")
+        starts("lm=0.5")
     with pytest.raises(UserError, match="the weight of itc is 'much'"):
         weights("itc=much")
 
@@ -35,7 +35,7 @@ def test_groups_and_terms_as_text():
     "text", ["vlp,hr=5,kd.lm=0.5", "lm,itc,hr.text=0", "vlp=400,hr.image=0,kd=800", "itc,itm,lm,vqa=2,at", ""]
 )
 def test_text_is_the_inverse_and_keeps_the_order(text):
-    read = joins if "400" in text else weights
+    read = starts if "400" in text else weights
     assert terms_text(read(text)) == text and list(read(terms_text(read(text)))) == list(read(text))
 
 

@@ -20,6 +20,11 @@ def native_bf16() -> bool:
     return onednn_has_bf16() or torch.accelerator.is_available()
 
 
+def best() -> str:
+    """The precision in which training is fastest on this machine."""
+    return "bf16" if native_bf16() else "fp32"
+
+
 def warn_if_emulated(precision: str, advice: str) -> None:
     """Warn, with advice, if "bf16" is chosen on a machine that emulates it."""
     if precision == "bf16" and not native_bf16():

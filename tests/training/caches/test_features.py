@@ -22,7 +22,7 @@ from tests.helpers import TINY_BACKBONE
 
 LOSSES = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0, "hr.image": 1.0, "at.cross": 1.0}
 CONFIG = TrainConfig(
-    steps=4, batch_size=4, warmup=1, lr=1e-4, weights=LOSSES, augment=True, feature_views=2, save_every=2, log_every=1,
+    steps=4, batch_size=4, warmup=1, lr=1e-4, weights=LOSSES, augment=True, cache_features=2, save_every=2, log_every=1,
     learn_teacher_projection=False,
 )  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_features_equal_live_ones_of_the_same_view(stages, tolerance, student, t
     if stages:
         backbone.train_last(stages)
     collate = Collate(student.tokenizer, 72, augment=True, views=2)
-    cache = FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no")
+    cache = FeatureCache(tmp_path, student.med, images, collate, nullcontext, "fp32")
     batches = list(train_loader(images, ResumableBatchSampler(12, 4, 9, seed=0), collate))
     assert [int(batch.views[0]) for batch in batches] == [0, 0, 0, 1, 1, 1, 0, 0, 0]
     for batch in batches:
@@ -67,7 +67,7 @@ def test_features_equal_live_ones_of_the_same_view(stages, tolerance, student, t
 def test_a_cache_is_shared_by_seeds_but_not_by_weights(student, tmp_path):
     images = Scenes("train-small", size=4)
 
-    def folder(dataset=images, augment=True, precision="no", **options):
+    def folder(dataset=images, augment=True, precision="fp32", **options):
         collate = Collate(student.tokenizer, 72, augment=augment, **options)
         return FeatureCache(tmp_path, student.med, dataset, collate, nullcontext, precision).folder
 
@@ -87,7 +87,7 @@ def test_the_caches_of_a_run_do_not_delete_each_other(student, tmp_path):
 
     def cache(views: int, max_gb: float, keep=()):
         collate = Collate(student.tokenizer, 72, augment=True, views=views)
-        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no", max_gb, keep).folder
+        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "fp32", max_gb, keep).folder
 
     gb = 4 * 9 * 1280 * 2 / 1e9
     first = cache(views=1, max_gb=1.5 * gb)
@@ -105,7 +105,7 @@ def test_key_depends_on_the_size_and_normalization_of_images(student, tmp_path):
 
     def folder(size: int = 72):
         collate = Collate(student.tokenizer, size, views=1)
-        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no").folder
+        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "fp32").folder
 
     folders = [folder(), folder(96)]
     student.med.config = replace(student.med.config, image_mean=(0.1, 0.2, 0.3))
@@ -174,10 +174,10 @@ def test_cached_teacher_outputs_and_features_go_together(student, tmp_path):
     teacher = VLM(copy.deepcopy(student.med), student.tokenizer, "teacher")
     student.med.vision_proj.weight.data += 0.1
     rows, start = [], copy.deepcopy(student.med.state_dict())
-    config = CONFIG.replace(augment=False, weights={"itc": 1.0, "hr.image": 1.0, "hr.fusion": 1.0}, feature_views=1)
+    config = CONFIG.replace(augment=False, weights={"itc": 1.0, "hr.image": 1.0, "hr.fusion": 1.0}, cache_features=1)
     for cached in (True, False):
         student.med.load_state_dict(start)
-        changes = {"cache": True} if cached else {"feature_views": 0}
+        changes = {"cache": True} if cached else {"cache_features": 0}
         run = train(student, Scenes("train-small", size=8), config.replace(**changes), tmp_path / f"{cached}", teacher,
                     progress=False, cache=tmp_path / "cache")  # fmt: skip
         rows.append(run.rows()[0]["losses"])
