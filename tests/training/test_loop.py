@@ -227,7 +227,7 @@ CASES = {
         dict(dropout=0.1),
     ),
     "bf16": (SHORT.replace(precision="bf16", momentum=0.9, queue=12, weights={**VLP, **HR, **AT}), {}),
-    "joins": (
+    "late terms": (
         SHORT.replace(weights={"itc": 1.0, "lm": 1.0, "hr.text": 1.0}, start_term_at={"lm": 4, "hr.text": 5}),
         {},
     ),
