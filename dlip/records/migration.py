@@ -113,7 +113,7 @@ def _with_new_flags(command: str | None) -> str | None:
     """A command line of schema 1 with the present flags."""
     if command is None:
         return None
-    command = re.sub(r"--start\b", "--init-from", command)
+    command = re.sub(r"--start(?![-\w])", "--init-from", command)
     if command.startswith("dlip train "):  # without a teacher they had no effect
         command = re.sub(r" --(fixed-teacher-space|center-states)\b", "", command)
     return command

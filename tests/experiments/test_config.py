@@ -49,7 +49,7 @@ FULL_OF_OPTIONS = ExperimentConfig(
 def test_json_holds_the_experiment():
     values = json.loads(json.dumps(FULL_OF_OPTIONS.to_dict()))
     assert ExperimentConfig.from_dict({**values, "model": {}, "inputs": {}}) == FULL_OF_OPTIONS
-    evaluation = EvaluationConfig("m", ("vqa",), ("f",), 5, "bf16", DataConfig(limit=2), MeasureConfig(3, 4, 5), True)
+    evaluation = EvaluationConfig("m", ("vqa",), 5, "bf16", DataConfig(limit=2), MeasureConfig(3, 4, 5), True)
     assert EvaluationConfig.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
 
 
@@ -58,7 +58,7 @@ def test_the_command_line_builds_the_experiment():
     assert from_command("dlip train --size s --out x") == ExperimentConfig("s")
     how = MeasureConfig(3, 4, 5)
     evaluation = EvaluationConfig(
-        "m", ("vqa", "retrieval"), ("f", "g"), 5, "bf16", DataConfig("a", "b"), how, bounds=True, rerank="decoder"
+        "m", ("vqa", "retrieval"), 5, "bf16", DataConfig("a", "b"), how, bounds=True, rerank="decoder"
     )
     assert parse(shlex.split(evaluation.command())[1:])[1].evaluation == evaluation
 
