@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dlip.data.batch import Example, Question
-from dlip.data.collate import MAX_SHIFT, Collate, shift
+from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from tests.helpers import differences
 
@@ -116,19 +116,6 @@ def test_captions_in_another_vocabulary(tokenizer):
     assert torch.equal(again.ids[again.mask], expected.ids[expected.mask])
 
 
-def test_several_different_questions_per_image(tokenizer):
-    questions = [("who", "one"), ("what is it", "two"), ("two", "a red cat")]
-    rows = [item(0, ["one"], questions), item(1, ["one"]), item(2, ["one"], questions[:1])]
-    seen = set()
-    for epoch in range(20):
-        drawn = Collate(tokenizer, 8, questions=2, epoch=epoch)(rows)
-        *pair, last = tokenizer.decode(drawn.question_ids)
-        assert drawn.question_rows.tolist() == [0, 0, 2] and len(set(pair)) == 2 and last == "who"
-        assert tokenizer.decode(drawn.answer_ids) == [dict(questions)[question] for question in (*pair, last)]
-        seen |= set(pair)
-    assert seen == {"who", "what is it", "two"}
-
-
 @pytest.mark.parametrize(
     ("caption", "question", "answer", "may_flip"),
     [
@@ -147,17 +134,3 @@ def test_photos_with_left_or_right_in_their_texts_are_not_mirrored(tokenizer, ca
 
     mirrored = sum(torch.equal(pixels(e, True), pixels(e, False).flip(-1)) for e in range(40))
     assert 8 < mirrored < 32 if may_flip else mirrored == 0
-
-
-def test_shift_is_bounded_and_repeats_the_edges():
-    image = np.zeros((12, 12, 3), np.uint8)
-    image[5, 6] = 200
-    image[:, 0] = 50
-    places = set()
-    for seed in range(400):
-        moved = shift(image, np.random.default_rng(seed))
-        ((row, column),) = np.argwhere(moved[..., 0] == 200)
-        places.add((int(row) - 5, int(column) - 6))
-        assert column < 6 or (moved[:, : column - 5, 0] == 50).all()
-    steps = range(-MAX_SHIFT, MAX_SHIFT + 1)
-    assert places == {(a, b) for a in steps for b in steps}

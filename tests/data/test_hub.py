@@ -14,17 +14,15 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.collate import Collate
-from dlip.data.hub.load import expand_braces, parse
+from dlip.data.hub.load import parse
 from dlip.data.hub.rows import read_rows
 from dlip.data.hub.stream import Stream
-from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.vlm import VLM
 from tests.data.helpers import encoded, write_shards, write_tar
-from tests.helpers import differences
 
 
 def table(**columns) -> datasets.Dataset:
@@ -74,9 +72,14 @@ def test_rows_of_one_image_are_joined(tmp_path):
     """VQA v2 as on the hub: one row per question, answers as dictionaries."""
     ten = [[{"answer": "net", "answer_id": 1}, {"answer": "bag", "answer_id": 2}], [{"answer": "2", "answer_id": 1}]]
     table(
-        image=images(4), image_id=[9, 9, 7, 9], question=["what?", "how many?", "where?", "why?"], answers=ten * 2,
-        answer_type=["other", "number", "other", "other"], question_type=["x"] * 4, caption=["a", "a", "b", "c"],
-    ).to_parquet(str(tmp_path / "train.parquet"))  # fmt: skip
+        image=images(4),
+        image_id=[9, 9, 7, 9],
+        question=["what?", "how many?", "where?", "why?"],
+        answers=ten * 2,
+        answer_type=["other", "number", "other", "other"],
+        question_type=["x"] * 4,
+        caption=["a", "a", "b", "c"],
+    ).to_parquet(str(tmp_path / "train.parquet"))
     nine, seven = data.open(f"hub:{tmp_path}", "train")
     assert nine.captions == ["a", "c"] and seven.captions == ["b"]
     assert [(q.text, q.answers, q.type) for q in nine.questions] == [
@@ -156,11 +159,16 @@ def test_samples_of_shards(tmp_path):
     write_tar(
         tmp_path / "train-00000.tar",
         {
-            "a.jpg": encoded(1, "JPEG"), "a.json": {"captions": ["x", "y"], "image_id": 3, "questions": []},
-            "b.png": encoded(2), "b.txt": "one\ntwo\n", "c.jpg": b"no image", "c.txt": "k",
-            "d.jpg": encoded(4, "JPEG"), "d.json": {"caption": "z", "questions": [{"question": "q", "answers": ["a"]}]},
+            "a.jpg": encoded(1, "JPEG"),
+            "a.json": {"captions": ["x", "y"], "image_id": 3, "questions": []},
+            "b.png": encoded(2),
+            "b.txt": "one\ntwo\n",
+            "c.jpg": b"no image",
+            "c.txt": "k",
+            "d.jpg": encoded(4, "JPEG"),
+            "d.json": {"caption": "z", "questions": [{"question": "q", "answers": ["a"]}]},
         },
-    )  # fmt: skip
+    )
     write_tar(tmp_path / "train-00001.tar", {"a.jpg": encoded(5, "JPEG"), "a.txt": "x", "e.txt": "no image"})
     write_tar(tmp_path / "val.tar", {"a.jpg": encoded(5, "JPEG"), "a.txt": "x"})
     assert data.splits(tmp_path) == ["train", "val"] and len(data.open(tmp_path / "val.tar", "val")) == 1
@@ -177,12 +185,6 @@ def test_shards_equal_what_they_were_made_of(tmp_path):
     for packed, drawn in zip(data.open(write_shards(tmp_path, scenes, 3), "val"), scenes, strict=True):
         assert (packed.captions, packed.questions, packed.image_id) == (drawn.captions, drawn.questions, drawn.image_id)
         assert packed.image.tobytes() == drawn.image.tobytes()
-
-
-def test_braces():
-    assert expand_braces("s/{train,val}-{08..10}.tar") == [
-        f"s/{split}-{n}.tar" for split in ("train", "val") for n in ("08", "09", "10")
-    ]
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -222,27 +224,14 @@ def test_a_resumed_stream_continues(stream, monkeypatch):
     assert numbers(again, 10) == whole[30:]
 
 
-def test_batches_of_a_stream(stream, tiny):
-    collate = Collate(tiny.tokenizer, 48, max_text=40, augment=True)
-    sampler = ResumableBatchSampler(24, 6, steps=6, seed=0, accumulate=2)
-    one, two = (list(train_loader(data.open(stream, "train"), sampler, collate, n)) for n in (0, 2))
-    assert [len(batch) for batch in one] == [3] * 12
-    assert all(differences(a, b) == [] for a, b in zip(one, two, strict=True))
-
-
 def test_faults_of_a_stream(tmp_path):
-    members = {"a.png": b"bad", "a.txt": "x", "b.png": encoded(2), "b.txt": "y", "c.txt": "z"}
-    write_tar(tmp_path / "t.tar", members)
+    write_tar(tmp_path / "t.tar", {"a.png": b"bad", "a.txt": "x", "b.png": encoded(2), "b.txt": "y", "c.txt": "z"})
     name = f"hub:{tmp_path}?stream=true&rows=3"
     skipping = data.open(name, "train", on_error="skip")
-    assert len(set(numbers(skipping, 4))) == 1 and len(skipping.faults) == 2
-    assert all("t.tar/a" in fault or "t.tar/c" in fault for fault in skipping.faults)
+    assert len(set(numbers(skipping, 4))) == 1
+    assert sorted(fault.partition("t.tar/")[2][0] for fault in skipping.faults) == ["a", "c"]
     with pytest.raises(UserError, match="t.tar/"):
         numbers(data.open(name, "train"), 4)
-    with pytest.raises(UserError, match="stream"):
-        skipping[0]
-    with pytest.raises(UserError, match="rows"):
-        data.open(f"hub:{tmp_path}?stream=true&rows=no", "train")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Data sets joined by +: all images of each, mixed anew every epoch, no image id shared."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -45,13 +44,6 @@ def test_a_limit_takes_an_equal_share_of_each(both, limit, counts):
     assert not limited.verify()
 
 
-def test_writers_of_captions_are_kept(tmp_path):
-    human, written = write_captioned(tmp_path / "human", "gg"), write_captioned(tmp_path / "written", "g")
-    rows = [dict(filename="0.png", split="train", sentences=[{"raw": "a shade", "writer": "m"}])]
-    (written / "captions.json").write_text(json.dumps({"images": rows}))
-    assert [item.writers for item in data.open(f"{human}+{written}", "train")] == [{}, {}, {"a shade": "m"}]
-
-
 def test_order_is_a_permutation_that_mixes_the_datasets():
     parts = [Scenes("val", size=300), Scenes("val", seed=1, size=100)]
     joined = Joined(parts)
@@ -63,19 +55,6 @@ def test_order_is_a_permutation_that_mixes_the_datasets():
     share = np.mean([np.array(first[start : start + 100]) >= 300 for start in range(0, 400, 100)], axis=1)
     assert (abs(share - 0.25) < 0.15).all()  # a quarter of every stretch is of the smaller one
     assert joined[0].tags is None  # each data set has tags of its own
-
-
-def test_skipped_image_moves_those_behind_it(tmp_path):
-    name = f"{write_captioned(tmp_path / 'one', 'gcg')}+{write_questioned(tmp_path / 'two', 2)}"
-    joined = data.open(name, "train", on_error="skip")
-    joined.verify()
-    assert len(joined) == 4 and joined[2].questions and len(joined.faults) == 1 and "1.png" in joined.faults[0]
-
-
-def test_fingerprint_is_of_all_datasets_in_their_order():
-    one, two, less = Scenes("val", size=4), Scenes("val", seed=1, size=4), Scenes("val", seed=1, size=3)
-    prints = [Joined(some).fingerprint() for some in ([one, two], [two, one], [one, less], [less, two])]
-    assert len(set(prints)) == 4 and Joined([one, two]).fingerprint() == prints[0]
 
 
 def test_wrong_names(tmp_path):

@@ -59,9 +59,16 @@ def test_sentencepiece_alone(masked, tmp_path, monkeypatch):
     """As stock SigLIP tokenizers are saved: without tokenizer.json."""
     sentences = ["a photo of the red cat", "two blue things sit on a mat", "one dog runs away from it"] * 20
     SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=str(tmp_path / "spiece"), vocab_size=60, hard_vocab_limit=False,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(sentences),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
     names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
     stock = SiglipTokenizer(str(tmp_path / "spiece.model"), model_input_names=names, model_max_length=16)
     stock.save_pretrained(tmp_path / "saved")
@@ -75,12 +82,3 @@ def test_sentencepiece_alone(masked, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(UserError, match="or install sentencepiece"):
         StockTokenizer.load(tmp_path / "saved", fixed_length=True)
-
-
-def test_a_missing_or_damaged_tokenizer_is_refused(folder):
-    (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="copy the checkpoint's tokenizer.json"):
-        StockTokenizer.load(folder, fixed_length=True)
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="has no tokenizer.json"):
-        StockTokenizer.load(folder, fixed_length=True)

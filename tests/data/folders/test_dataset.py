@@ -11,12 +11,9 @@ from PIL import Image
 from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
-from dlip.data.folders.dataset import Folder, image_id_from_name, splits
+from dlip.data.folders.dataset import Folder, splits
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from tests.helpers import ROOT
-
-PHOTOS = ROOT.parent / "shared" / "data"
 
 
 def image(name: str, *captions: str, split: str = "train", **more) -> dict:
@@ -50,18 +47,6 @@ def names(folder: Folder) -> list[str]:
     return [folder.image_name(i) for i in range(len(folder))]
 
 
-def test_captions(make):
-    path = make([image("a.png", "one", " two "), image("b.png", "x", split="val"), image("c.png", "y")])
-    folder = Folder(path, "train")
-    assert (folder.name, folder.split, len(folder), folder.faults) == (path.name, "train", 2, [])
-    item = folder[0]
-    assert (item.captions, item.questions, item.image_id) == (["one", "two"], [], image_id_from_name("a.png"))
-    assert (item.image.mode, item.image.size) == ("RGB", (4, 3))
-    assert [i.captions for i in folder] == [["one", "two"], ["y"]] and folder.fields == {"captions"}
-    with pytest.raises(IndexError):
-        folder[2]
-
-
 def test_questions_are_grouped_by_image_and_merged(make):
     rows = [ask("a.png", "what?", "cat", question_type="object"), ask("b.png", "where?", "here")]
     rows += [ask("a.png", "how many?", 1, " ", "2"), ask("a.png", "what?", "dog"), ask("b.png", "what?", "cow")]
@@ -79,12 +64,6 @@ def test_captions_and_questions_are_joined_by_image(make):
     assert names(folder) == ["a.png", "c.png", "d.png"] and splits(path) == ["train", "val"]
     assert list(folder.texts(3)) == ["one", "a?", "3", "two", "c?", "2", "d?", "1", "e?", "4"]
     assert folder.counts() == {"images": 3, "captions": 2, "questions": 4}
-
-
-def test_image_ids_are_stable_and_distinct():
-    assert image_id_from_name("a.png") == 7952145634355070  # stored in records and caches
-    ids = {image_id_from_name(f"{i}.jpg") for i in range(20_000)}
-    assert len(ids) == 20_000 and 0 <= min(ids) and 2**52 < max(ids) < 2**53
 
 
 TEXT_FAULTS = [
@@ -168,29 +147,6 @@ def test_wrong_folders(make, tmp_path):
         Folder(path, "val")
     with pytest.raises(UserError, match="ignore"):
         Folder(path, "train", "ignore")
-
-
-COUNTS = [("flickr8k", "train", 6000), ("flickr8k", "val", 1000), ("coco_vqa", "val", 300), ("daquar", "val", 80)]
-
-
-@pytest.mark.parametrize(("name", "split", "count"), COUNTS)
-def test_real_photographs(name, split, count):
-    """Images as counted in the data's README."""
-    path = PHOTOS / name
-    if not path.is_dir():
-        pytest.skip("shared/data, the real photographs, is not here")
-    folder = Folder(path, split)
-    assert len(folder) == count and not folder.faults
-    if name == "flickr8k":
-        assert folder.counts() == {"images": count, "captions": 5 * count, "questions": 0}
-    else:
-        rows = [row for row in json.loads((path / "vqa.json").read_text()) if row["split"] == split]
-        questions = [q for about in folder.annotations for q in about.questions]
-        assert sum(len(q.answers) for q in questions) == len(rows)
-        assert {q.type for q in questions} == {row["question_type"] for row in rows}
-    item = folder[count - 1]
-    assert item.image.size == ((295, 224) if name == "daquar" else (224, 224))
-    assert 5 < np.asarray(item.image).std() < 128
 
 
 def test_the_fingerprint_changes_with_texts_and_images(make):

@@ -37,7 +37,7 @@ GOLDEN = {  # hash of the first ten images with all their texts
 
 @pytest.fixture(scope="module")
 def sample() -> list[Scene]:
-    return [Scenes("train-large").scene(i) for i in range(600)]
+    return [Scenes("train-large").scene(i) for i in range(200)]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -51,33 +51,15 @@ def test_splits_never_change(split):
     assert digest.hexdigest()[:16] == GOLDEN[split]
 
 
-def test_size_and_seed_of_a_split():
-    whole, part, other = Scenes("val"), Scenes("val", size=7), Scenes("val", seed=1)
-    assert (len(whole), len(part)) == (500, 7)
-    assert [s.image_id for s in map(part.scene, range(7))] == [s.image_id for s in map(whole.scene, range(7))]
-    assert other.scene(0).objects != whole.scene(0).objects
-    assert len(list(part)) == 7  # iteration ends
-    for i in (-1, 7):
-        with pytest.raises(IndexError):
-            part[i]
-
-
-def test_5k_split_begins_with_test():
-    test, more = Scenes("test"), Scenes("test-5k")
-    assert (len(test), len(more)) == (1000, 5000)
-    assert [s.image_id for s in map(more.scene, range(1000))] == [s.image_id for s in map(test.scene, range(1000))]
-    assert more.fingerprint() != test.fingerprint()
-
-
 def test_splits_have_different_layouts_for_all_seeds():
     layouts: dict[str, set] = {split: set() for split in DISJOINT_SPLITS}
     ids = set()
     for split, residues in layouts.items():
         for seed in (0, 3):
-            for scene in map(Scenes(split, seed).scene, range(400)):
+            for scene in map(Scenes(split, seed).scene, range(150)):
                 residues.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(DISJOINT_SPLITS))
                 ids.add(scene.image_id)
-    assert len(ids) == 400 * 2 * len(DISJOINT_SPLITS)
+    assert len(ids) == 150 * 2 * len(DISJOINT_SPLITS)
     assert all(len(residues) == 1 for residues in layouts.values())  # one residue per split, and
     assert len(set.union(*layouts.values())) == len(DISJOINT_SPLITS)  # all different
 
@@ -110,18 +92,8 @@ def test_twins_differ_in_relations_alone(sample):
     assert len({tuple(o.kind for o in scene.objects) for scene in sample}) == len(sample) / 2
 
 
-@pytest.mark.parametrize("size", [6, 7])
-def test_twins_stay_side_by_side_in_every_epoch(size):
-    data, length = Scenes("val", size=size), size // 2 * 2
-    orders = [data.order(0, epoch) for epoch in range(4)]
-    assert all(sorted(order) == list(range(size)) for order in orders) and len(set(map(tuple, orders))) > 1
-    for order in orders:
-        places = [order.index(i) for i in range(length)]
-        assert all(b == a + 1 for a, b in zip(places[::2], places[1::2], strict=True))
-
-
 def test_masks_equal_what_is_drawn(sample):
-    for scene in sample[:200]:
+    for scene in sample[:100]:
         image, visible = render(scene), masks(scene)
         changed = (image != render(replace(scene, objects=()))).any(-1)  # [64, 64]
         assert visible.sum(0).max() == 1  # no pixel has two objects
@@ -157,5 +129,5 @@ def test_tags_name_the_object_of_each_cell(sample):
     assert named == {(0, 1): {*a.kind, ("right", "blue"), ("right", "ring")}} | {
         cell: of_b for cell in ((0, 5), (0, 6), (1, 5), (1, 6))
     }
-    for scene in sample[:200]:  # no cell has two objects
+    for scene in sample[:100]:  # no cell has two objects
         assert tags(scene)[:, :2].sum() == sum(4 if o.size == "large" else 1 for o in scene.objects)

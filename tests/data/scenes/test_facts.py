@@ -62,10 +62,14 @@ def test_a_wrong_direction_costs_half_of_two_relations_and_nothing_else():
         (f"a {FIRST} left of", [1, 1, 1, 3], [4, 4, 4, 12], [0, 1, 0, 2]),
         # more mentions than objects: the surplus is false. Of the others the shapes are true, and "plain" of the cross,
         # which is no described object
-        (f"a {FIRST}, a cyan star, a cyan cross, a cyan square and a cyan diamond",
-         [1, 5, 1, 3], [4 + 1 + 2 + 1, 16, 4 + 1 + 1, 12], [0, 0, 0, 2]),
+        (
+            f"a {FIRST}, a cyan star, a cyan cross, a cyan square and a cyan diamond",
+            [1, 5, 1, 3],
+            [4 + 1 + 2 + 1, 16, 4 + 1 + 1, 12],
+            [0, 0, 0, 2],
+        ),
     ],
-)  # fmt: skip
+)
 def test_counts_by_hand(caption, object_, attribute, relation_):
     assert counts(caption) == {"object": object_, "attribute": attribute, "relation": relation_}
 
@@ -96,10 +100,3 @@ def test_scores_are_ratios_of_sums():
     assert scores["f1"][:2] == pytest.approx([0.6, 0.6]) and all(np.isnan(values[2]) for values in scores.values())
     assert facts_f1(one + two) == pytest.approx(0.6)  # of the two kinds that there are
     assert facts_f1(np.stack([one + two, one])) == pytest.approx([0.6, 2 / 3])
-
-
-def test_saying_nothing_or_nothing_true_scores_zero():
-    silent, wrong = [0, 0, 0, 3], [0, 2, 0, 3]
-    scores = fact_scores(np.array([silent, wrong, [0, 1, 0, 0]]))
-    assert np.isnan(scores["precision"][0]) and np.isnan(scores["recall"][2])
-    assert scores["f1"].tolist() == [0, 0, 0] and np.isnan(facts_f1(np.zeros((3, 4))))

@@ -23,9 +23,8 @@ def having(noun: str, scene: Scene) -> list[Object]:
     """The objects that fit "large red things", word by word."""
     words = [{"crosses": "cross", "cross": "cross"}.get(word, word.removesuffix("s")) for word in noun.split()]
     return [
-        o for o in scene.objects
-        if all(w in ("thing", "object", o.size, o.texture, o.color, o.shape) for w in words)
-    ]  # fmt: skip
+        o for o in scene.objects if all(w in ("thing", "object", o.size, o.texture, o.color, o.shape) for w in words)
+    ]
 
 
 def one(noun: str, scene: Scene) -> Object:
@@ -68,9 +67,10 @@ def answer(text: str, scene: Scene) -> str:
     axis, sign = ("x", -1) if "left" in match[1] else ("x", 1) if "right" in match[1] else ("y", 0)
     sign = sign or (-1 if match[1] == "above" else 1)
     beyond = [
-        o for o in scene.objects
+        o
+        for o in scene.objects
         if o is not b and sign * (getattr(o, axis) + o.width / 2 - getattr(b, axis) - b.width / 2) >= 5
-    ]  # fmt: skip
+    ]
     (a,) = beyond  # no other object in that direction
     assert way(a, b) == match[1]
     return a.shape
