@@ -27,10 +27,8 @@ from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid,
 from dlip.experiments.measure import measure_model, remeasured_record
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
-from dlip.records.outcomes import lacks_joint_ranks
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -38,10 +36,9 @@ from dlip.vlm import VLM
 
 RESULTS = "results/ablations.jsonl"
 QUICK_RESULTS = "runs/ablate/quick.jsonl"
-GRID_SCORES = {"ir1": "IR@1", "joint_ir1": "joint"} | TABLE_SCORES
-"""Columns of scores in a grid's table -> their printed names; joint: IR@1 by ITC's logit plus ITM's log-odds."""
-NOT_IN_IDENTITY = ("seed", "workers", "log_every", "save_every", "eval_every", "eval_items")
-"""Fields of TrainConfig that do not decide the result, and the seed, which records have apart."""
+NOT_IN_IDENTITY = ("seed", "precision", "workers", "log_every", "save_every", "eval_every", "eval_items")
+"""Fields of TrainConfig that do not decide the result, the precision, which is bf16 where the processor has it, and
+the seed, which records have apart."""
 
 
 # --- which run is which -----------------------------------------------------------------------------------------------
@@ -145,7 +142,7 @@ def _flops(size: str) -> int:
 
 
 def jobs(grids: Sequence[Grid], plan: Plan, seeds: int | None, out: str | Path, results: str | Path) -> list[Job]:
-    """The runs of grids, each once: the teacher first, then the first seed of every row of a grid before any second.
+    """The runs of grids, each once: the teacher first, then the first seed of every row of all grids before any second.
 
     seeds: of every row; None for the plan's.
     """
@@ -155,8 +152,8 @@ def jobs(grids: Sequence[Grid], plan: Plan, seeds: int | None, out: str | Path, 
             first.setdefault(_content(row), (f"{grid_.name}: {row.name}", row))
     runs_ = [
         (*first[_content(row)], seed)
-        for grid_ in grids
         for seed in range(seeds or max(plan.seeds, plan.other_seeds))
+        for grid_ in grids
         for row in grid_.rows
         if row.weights and seed < (seeds or planned_seeds(row, plan))
     ]
@@ -210,7 +207,6 @@ def do(job: Job) -> None:
     if not job.row.weights:
         records.append(_measured_teacher(job) | extra, job.results)
         return
-    (job.folder / "record.json").unlink(missing_ok=True)  # or a run without joint ranks would count as measured
     run.run(
         job.row.experiment(job.plan, job.seed, job.name), job.folder, job.results, progress=False,
         cache=Path(job.out).parent / "cache", extra=extra,
@@ -245,16 +241,13 @@ def ablate(
     """Run what `results` lacks of the grids, and return the runs that failed: name and seed -> reason.
 
     Interrupted at any moment, it resumes from the last checkpoints when it is called again; a failed run is tried
-    again. Runs of the release 0.3.0 or older have no outcomes of joint ranks, by which a grid is judged only if all of
-    its runs have them: they are measured again, and trained again without their folder. Raises UserError where another
-    process runs grids in `out`.
+    again. Raises UserError where another process runs grids in `out`.
     """
     check_at_least(1, workers=workers, seeds=seeds)
     busy = f"another process runs grids in {out}; wait for it, or choose another --out"
     with exclusive_lock(Path(out) / "lock", busy):
-        warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         earlier = records.read(results) if Path(results).exists() else []
-        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r and not lacks_joint_ranks(r)}
+        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r}
         todo = [job for job in jobs(grids, plan, seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
 
@@ -304,14 +297,14 @@ def runs(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.Da
 def table(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """A grid as the paper prints it: a row for the teacher and each of the grid's rows, NaN where there is no run yet.
 
-    Columns: name, role; runs (number of seeds); the scores of `GRID_SCORES` and vqa (mean), <score>_sd (standard
+    Columns: name, role; runs (number of seeds); the scores of `TABLE_SCORES` and vqa (mean), <score>_sd (standard
     deviation over seeds), paper_<score> (`Row.paper_score`); params_m, flops_g; wall_s (seconds of training, mean).
     """
     rows, df = (TEACHER_ROW, *grid(grid_).rows), runs(grid_, run_records, plan)
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)
-    for score in (*GRID_SCORES, "vqa"):
+    for score in (*TABLE_SCORES, "vqa"):
         out[score], out[f"{score}_sd"] = means[score], means[f"{score}_sd"]
         out[f"paper_{score}"] = [row.paper_score(score) for row in rows]
     out[["params_m", "flops_g"]] = means[["params_m", "flops_g"]]
@@ -327,8 +320,8 @@ def has_paper_score(rows: pd.DataFrame, score: str) -> bool:
 def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     """A `table` for a terminal."""
     columns = [["", *rows["name"]]]
-    for score in (score for score in GRID_SCORES if rows[score].notna().any()):
-        columns.append([GRID_SCORES[score], *map(mean_and_spread, rows[score], rows[f"{score}_sd"])])
+    for score in (score for score in TABLE_SCORES if rows[score].notna().any()):
+        columns.append([TABLE_SCORES[score], *map(mean_and_spread, rows[score], rows[f"{score}_sd"])])
         if has_paper_score(rows, score):
             paper = rows[f"paper_{score}"]
             columns.append(["paper", *("" if math.isnan(value) else f"{value:.1f}" for value in paper)])

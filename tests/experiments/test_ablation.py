@@ -26,7 +26,7 @@ SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=
 SmallRow = partial(Row, size=SMALL, trained=())
 ONE = Grid("one", "?", (SmallRow("a", paper=(1.0, 2.0, 3.0, None)), SmallRow("b", weights=DISTILLED)))
 TWO = Grid(
-    "two", "?", (SmallRow("c", weights="hr=5,at=5,vqa=2,lm,itm,itc,tags=30"), SmallRow("broken", images=250)),
+    "two", "?", (SmallRow("c", weights="hr=5,at=5,vqa=2,lm,itc,tags=30"), SmallRow("broken", images=250)),
     "As printed.",
 )  # fmt: skip
 
@@ -67,10 +67,10 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, trained=()), plan),
         (replace(row, images=1000), plan),
         (row, replace(plan, test_images=10)),
-        (row, replace(plan, measure=replace(plan.measure, candidates=0))),
+        (row, replace(plan, measure=replace(plan.measure, candidates=16))),
         (row, replace(plan, test_split="val")),
         (row, replace(plan, measure=replace(plan.measure, generate_limit=100))),
-        (row, replace(plan, train=plan.train.replace(lr=1e-4))),
+        (row, replace(plan, train=plan.train.replace(label_smoothing=0.1))),
         (row, replace(plan, train=plan.train.replace(steps=7))),
         (row, QUICK),
         (Row("a"), plan),
@@ -80,12 +80,12 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at=5,vqa=2,hr=5,lm,itm,itc,tags=30"), plan),
+        (replace(row, weights="at=5,vqa=2,hr=5,lm,itc,tags=30"), plan),
         (replace(row, settings={"center_states": True}), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9, other_seeds=5)),
         (row, replace(plan, measure=replace(plan.measure, latency_repeats=3))),
-        (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),
+        (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3, precision="fp16"))),
     ]
     assert {identity(*pair) for pair in same} == {identity(row, plan)}
 
@@ -117,12 +117,12 @@ def test_rows_that_a_conclusion_compares_have_more_seeds():
         found = Counter(job.hash for job in jobs([GRIDS[grid]], FULL, None, "out", "results"))
         return {row.name: found[identity(row, FULL)] for row in GRIDS[grid].rows}
 
-    fusion = {name: 6 if name[0] in "36" else 2 for name in seeds("fusion")}
+    fusion = {name: 6 if name[0] in "36" else 3 for name in seeds("fusion")}
     assert seeds("fusion") == fusion and list(fusion.values()).count(6) == 2
-    assert seeds("modules") == {name: 2 if name.endswith("distilled") else 6 for name in seeds("modules")} | {
+    assert seeds("modules") == {name: 3 if name.endswith("distilled") else 6 for name in seeds("modules")} | {
         "image small, text small, distilled": 6  # the row VLP+AT+HR
     }
-    assert set(seeds("data").values()) == {2, 6} and seeds("data")["4,000 images"] == 6
+    assert set(seeds("data").values()) == {3, 6} and seeds("data")["500 images"] == 6
     assert len(jobs([GRIDS["data"]], FULL, 3, "out", "results")) == 1 + 3 * len(GRIDS["data"].rows)
     assert len(jobs([GRIDS["data"]], QUICK, None, "out", "results")) == 1 + len(GRIDS["data"].rows)
 
@@ -161,26 +161,6 @@ def test_runs_are_done_once_and_failures_are_tried_again(place):
     assert len(records.read(place["results"])) == 10
 
 
-def test_runs_without_joint_ranks_are_repeated(place):
-    ablate([ONE], FULL, 1, 1, **place)
-    made = records.read(place["results"])
-    del made[0]["outcomes"]["joint_ir1"]
-    place["results"].write_text("".join(json.dumps(record) + "\n" for record in made))
-    ablate([ONE], FULL, 1, 1, **place)
-    assert [record["name"] for record in records.read(place["results"])] == [
-        *(record["name"] for record in made), made[0]["name"]
-    ]  # fmt: skip
-
-
-def test_runs_that_rank_nothing_are_done_once(place):
-    ablate([ONE], FULL, 1, 1, **place)
-    made = records.read(place["results"])
-    del made[0]["outcomes"]["joint_ir1"], made[0]["outcomes"]["ir1"]
-    place["results"].write_text("".join(json.dumps(record) + "\n" for record in made))
-    ablate([ONE], FULL, 1, 1, **place)
-    assert len(records.read(place["results"])) == len(made)
-
-
 def test_the_progress_bar_skips_earlier_and_failed_runs(place, monkeypatch):
     bars = []
 
@@ -197,15 +177,6 @@ def test_the_progress_bar_skips_earlier_and_failed_runs(place, monkeypatch):
     assert ablate([ONE], FULL, 1, 1, **place) == {"one: b, seed 0": "no luck"}
     ((bar, initial),) = bars
     assert initial == first.cost()[0] / 4 and bar.total == sum(teacher.cost()) + sum(first.cost())
-
-
-def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
-    runs = {job.name: job for job in jobs([GRIDS["data"]], FULL, 1, "out", "results")}
-    costs = {name.removeprefix("data: "): job.cost()[0] for name, job in runs.items()}
-    assert costs["250 images"] == costs["250 images, distilled"] == costs["200,000 images"]
-    assert costs["200,000 images, distilled"] > 2 * costs["200,000 images"]
-    longer = Grid("long", "?", (Row("long", settings={"steps": 2 * FULL.train.steps}),))
-    assert jobs([longer], FULL, 1, "out", "results")[1].cost()[0] == 2 * costs["250 images"]
 
 
 def test_a_teacher_in_another_precision_is_another_run():
@@ -269,7 +240,7 @@ def test_a_killed_grid_resumes(tmp_path, tiny):
     parent.wait()
     before = records.read(place["results"])
     assert [record["name"] for record in before] == ["teacher", "real: a"]
-    measured = f"dlip evaluate --model {plan.teacher} --split test --limit 4 --candidates 16 --latency-repeats 1"
+    measured = f"dlip evaluate --model {plan.teacher} --split test --limit 4 --candidates 0 --latency-repeats 1"
     measured += " --bounds"
     assert (before[0]["command"], before[0]["history"][-1]["command"]) == (measured, "dlip train")
     assert {"ir1", "facts_f1", "vqa_mean"} <= records.floors(before[0]).keys() and records.floors(before[1]) == {}
@@ -299,13 +270,6 @@ def test_a_killed_grid_resumes(tmp_path, tiny):
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
         assert items["cider"].mean() == pytest.approx(record["metrics"]["captioning"]["cider"], rel=0.01, abs=0.01)
-
-    older = after[2] | {"outcomes": {name: v for name, v in after[2]["outcomes"].items() if name != "joint_ir1"}}
-    place["results"].write_text("".join(json.dumps(record) + "\n" for record in (*before, older)))
-    write_json(last.folder / "record.json", older)
-    assert ablate([REAL], plan, 1, 1, **place) == {}  # measured again, as joint ranks are lacking
-    assert [record["name"] for record in records.read(place["results"])[3:]] == ["real: b"]
-    assert [json.loads(line) for line in (last.folder / "log.jsonl").read_text().splitlines()] == rows  # not trained
 
 
 def test_a_teacher_in_int8_is_evaluated_once(tmp_path, tiny):

@@ -8,8 +8,6 @@ import shutil
 import nbformat
 import pytest
 
-from dlip import notebook, records
-from dlip.experiments import ablation
 from dlip.notebook import execute
 from dlip.notebook.controls import PLOTLY_MIME
 from tests.helpers import ROOT
@@ -72,13 +70,6 @@ def test_committed_copy_is_executed(path):
     assert str(ROOT) not in path.read_text()
     if path.stem[:2] in ("02", "03", "04", "05"):
         assert len(charts(book)) > 2 and "Nothing to show" not in path.read_text()
-
-
-@pytest.mark.parametrize("name", ["02_module_wise", "03_modality_wise", "05_attention"])
-def test_committed_verdicts_are_those_of_the_records(name):
-    (cell,) = [cell for cell in code(nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4)) if "verdicts(" in cell.source]
-    numbers = map(int, re.findall(r"\d+", cell.source))
-    assert notebook.verdicts(records.read(ROOT / ablation.RESULTS), *numbers).data in output_text(cell)
 
 
 @ALL

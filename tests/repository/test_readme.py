@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -16,12 +15,10 @@ from dlip.data.batch import Example
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.data.scenes.questions import questions
 from dlip.evaluation.tasks.vqa import blind_baseline
-from dlip.experiments import ablation
 from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS
-from dlip.experiments.analysis.conclusions import conclusions
 from dlip.experiments.grids import GRIDS
-from dlip.records import TABLE_SCORES, read
-from dlip.records.schema import SCORES, value_at
+from dlip.records import TABLE_SCORES
+from dlip.records.schema import SCORES
 from dlip.records.write import append
 from tests.bench import backend_tables as tables
 from tests.helpers import ROOT, make_record
@@ -142,28 +139,9 @@ def test_images_are_small():
 # --- tables equal their records -----------------------------------------------------------------------------------
 
 
-def test_ablations_page_equals_the_records():
-    page, path = PAGES["ablations.md"], ROOT / "results" / "ablations.jsonl"
-    for _, row in conclusions(read(path)).drop_duplicates("number").iterrows():
-        assert f"| {row['number']}. {row['statement']} | {row['verdict']} |" in page
+def test_ablations_page_lists_the_grids():
     for grid in GRIDS.values():
-        assert f"| `{grid.name}` | {grid.question} | {len(grid.rows)} |" in page
-
-
-def test_ablations_page_shows_the_runs_so_far():
-    page, records = PAGES["ablations.md"], read(ROOT / "results" / "ablations.jsonl")
-    rows = pd.concat([ablation.table(grid, records) for grid in GRIDS if grid != "data"])
-    for _, row in rows[rows["runs"] > 0].iterrows():
-        cells = [f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else "")
-                 for score in TABLE_SCORES]  # fmt: skip
-        assert f"| {row['name']} | {row['runs']} | {' | '.join(cells)} |" in page
-
-
-def test_floor_and_ceiling_equal_the_record():
-    (teacher,) = [r for r in read(ROOT / "results" / "ablations.jsonl") if r["role"] == "teacher"]
-    for bound in ("floor", "ceiling"):
-        scores = (value_at({"metrics": teacher["bounds"][bound]}, *SCORES[score]) for score in TABLE_SCORES)
-        assert f"| {bound}, `test-5k` | {' | '.join(f'{value:.1f}' for value in scores)} |" in PAGES["results.md"]
+        assert f"| `{grid.name}` | {grid.question} | {len(grid.rows)} |" in PAGES["ablations.md"]
 
 
 def test_ablations_page_states_every_claim():

@@ -30,7 +30,6 @@ from dlip.experiments.analysis.statistics import (
 )
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
 from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
-from dlip.records.outcomes import lacks_joint_ranks
 from dlip.training.terms import abilities, weights
 
 HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
@@ -57,8 +56,6 @@ class GridRuns:
     floor: Mapping[str, float]
     teacher: Mapping[str, float]
     """Score -> what 0 and 100 points are in its own unit."""
-    ranking: str = "ir1"
-    """How the images of IR@1 are ranked: "ir1" as in BLIP, "joint_ir1" by ITC's logit plus ITM's log-odds."""
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
@@ -94,24 +91,23 @@ def _weighted(values: Mapping[str, np.ndarray], score: Mapping[str, float]) -> n
 
 
 def grid_runs(
-    grid_: Grid, by_row: Mapping[str, list[dict]], floor: Mapping[str, float], teacher: Mapping[str, float],
-    ranking: str = "ir1",
-) -> GridRuns:  # fmt: skip
+    grid_: Grid, by_row: Mapping[str, list[dict]], floor: Mapping[str, float], teacher: Mapping[str, float]
+) -> GridRuns:
     """The runs of a grid, of a repeated one the last. by_row: `matched` records. The scores are those of `teacher`."""
     by_run = {}
     for row in grid_.rows:
         for record in by_row[row.name]:
-            if sums := _sums(record, teacher, ranking):
+            if sums := _sums(record, teacher):
                 by_run[row.name, record["seed"]] = row, sums
     pooled = np.array([bool(abilities(weights(row.weights))) for row, _ in by_run.values()], bool)
     sums = {score: np.stack([own[score] for _, own in by_run.values()]) for score in teacher} if by_run else {}
-    return GridRuns([row for row, _ in by_run], [seed for _, seed in by_run], pooled, sums, floor, teacher, ranking)
+    return GridRuns([row for row, _ in by_run], [seed for _, seed in by_run], pooled, sums, floor, teacher)
 
 
-def _sums(record: dict, scores: Iterable[str], ranking: str) -> dict[str, np.ndarray]:
+def _sums(record: dict, scores: Iterable[str]) -> dict[str, np.ndarray]:
     """Score -> sums of each test image; empty if the record lacks one."""
     try:
-        return {score: image_sums(record, ranking if score == "ir1" else score) for score in scores}
+        return {score: image_sums(record, score) for score in scores}
     except KeyError:
         return {}
 
@@ -121,15 +117,13 @@ def points(grid_: Grid, by_row: Mapping[str, list[dict]]) -> GridRuns | str:
     if not by_row[TEACHER_ROW.name]:
         return f"there is no run of 'teacher'; run dlip ablate {grid_.name}"
     record = by_row[TEACHER_ROW.name][-1]
-    last = {(row, run["seed"]): run for row, runs in by_row.items() for run in runs}.values()
-    ranking = "ir1" if any(map(lacks_joint_ranks, last)) else "joint_ir1"
-    sums, floor = _sums(record, COMPOSITE, ranking), floors(record)
+    sums, floor = _sums(record, COMPOSITE), floors(record)
     if not sums or not floor.keys() >= COMPOSITE.keys():
         return f"the teacher's record lacks a headline score or its floor; run dlip ablate {grid_.name}"
     teacher = {score: float(score_of_sums(score, own.sum(0))) for score, own in sums.items()}
     if low := [score for score in COMPOSITE if not teacher[score] > floor[score]]:
         return f"the teacher's {HEADLINE_SCORES[low[0]]} is not above its floor"
-    return grid_runs(grid_, by_row, floor, teacher, ranking)
+    return grid_runs(grid_, by_row, floor, teacher)
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -212,7 +206,7 @@ def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
 
     Columns: grid, runs, deviation (pooled over rows, in points), dof; half_width, of the 90% interval of the difference
     of two rows with as many seeds as every row has, without the noise of test images; collapsed, a list of the
-    collapsed runs; ranking, as in `GridRuns`. Rows that train no task are ignored.
+    collapsed runs. Rows that train no task are ignored.
     """
     out = []
     for grid_ in GRIDS.values():
@@ -227,8 +221,8 @@ def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
         ]
         fewest = min(Counter(rows).values(), default=0)
         about = dict(grid=grid_.name, runs=len(values), deviation=spread.deviation, dof=spread.dof)
-        out.append(about | dict(half_width=half_width(spread, fewest), collapsed=low, ranking=own.ranking))
-    return pd.DataFrame(out, columns=["grid", "runs", "deviation", "dof", "half_width", "collapsed", "ranking"])
+        out.append(about | dict(half_width=half_width(spread, fewest), collapsed=low))
+    return pd.DataFrame(out, columns=["grid", "runs", "deviation", "dof", "half_width", "collapsed"])
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -249,8 +243,7 @@ def text(rows: pd.DataFrame, spread: pd.DataFrame) -> str:
                 f"{row['deviation']:.2f} points between seeds ({plural(row['dof'], 'degree')} of freedom), "
                 f"a difference of two rows is known to ±{row['half_width']:.2f}"
             )
-        ranking = "as in BLIP" if row["ranking"] == "ir1" else "by the joint sum"
-        lines.append(f"{row['grid']}: {deviation}; {plural(len(row['collapsed']), 'collapsed run')}; IR@1 {ranking}")
+        lines.append(f"{row['grid']}: {deviation}; {plural(len(row['collapsed']), 'collapsed run')}")
         lines += [f"   {run}" for run in row["collapsed"]]
     return "\n".join([*lines, f"{UNLIKE_PAPER}."])
 

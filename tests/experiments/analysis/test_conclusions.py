@@ -94,20 +94,6 @@ def test_2_half_of_the_layers(half, spread, expected):
     assert result == expected and rows["effect"].item() == pytest.approx(90 - half, abs=0.5)
 
 
-def test_joint_ranks_count_where_all_runs_have_them():
-    """Joint ranks that are equal in both rows, while BLIP's differ by 10 points."""
-    records = grid_records("fusion", {"6 of 6 layers fused": 90.0, "3 of 6 layers fused": 80.0}, 0.1)
-    of_seed = {r["seed"]: r["outcomes"]["ir1"] for r in records if r["name"] == "6 of 6 layers fused"}
-    for record in records:
-        own = record["outcomes"]
-        own["joint_ir1"] = own["ir1"] if record["role"] == "teacher" else of_seed[record["seed"]]
-    assert spreads(records)["ranking"].item() == "joint_ir1"
-    assert verdict(2, records)[1]["d_ir1"].item() == pytest.approx(0)
-    del records[-1]["outcomes"]["joint_ir1"]
-    assert spreads(records)["ranking"].item() == "ir1"
-    assert verdict(2, records)[1]["d_ir1"].item() == pytest.approx(10 * RANGE["ir1"], abs=0.4)
-
-
 @pytest.mark.parametrize(
     ("hr", "at", "spread", "expected"),
     [(90, 80, 1, HOLDS), (80, 90, 1, FAILS), (80.5, 80, 3, UNRESOLVED), (90, 80, 30, UNRESOLVED), (80, 80, 0.4, EQUAL)],
@@ -258,9 +244,7 @@ def test_spreads_and_collapses_of_a_grid():
     assert half_width == pytest.approx(stats.t.ppf(0.95, 2) * fewer["deviation"].item() * math.sqrt(2 / 3))
     _, with_collapse = verdict(4, records)  # it counts as any other
     assert with_collapse["effect"].iloc[2] == pytest.approx(80 - (70 - 40 / 6), abs=1)
-    assert "1 collapsed run; IR@1 as in BLIP\n" in text(with_collapse, spreads(records)) and run in text(
-        with_collapse, spreads(records)
-    )
+    assert "1 collapsed run\n" in text(with_collapse, spreads(records)) and run in text(with_collapse, spreads(records))
 
 
 @dataclass
