@@ -66,7 +66,7 @@ COMMANDS = {
             "dlip distill --teacher scenes/teacher --size scenes-student --out runs/student --weights vlp,hr,at,kd",
         ),
         Command(commands.evaluate, commands.Evaluate, "dlip evaluate --model scenes/student --json -"),
-        Command(commands.ablate, commands.Ablate, "dlip ablate fusion --workers 2"),
+        Command(commands.ablate, commands.Ablate, "dlip ablate fusion --jobs 2"),
         Command(
             commands.bench, commands.Bench, "dlip bench captioning",
             "benchmarks:\n" + "".join(f"  {name:11} {what}\n" for name, what in BENCHES.items()) + "\n",

@@ -149,7 +149,7 @@ class Ablate(Figures):
     """Grids to run: objectives, modalities, attention, init, sizes, fusion, modules, data, or all."""
     seeds: int | None = option(None, least=1)
     """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others; 1 with --quick."""
-    workers: int = option(1, least=1)
+    jobs: int = option(1, least=1)
     """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")
     """Run only this row; may be repeated."""
@@ -181,7 +181,7 @@ def ablate(options: Ablate) -> None:
         grids = ablation.choose(options.grids, options.only)
     if grids and options.train:
         progress = options.json != "-"
-        failed = ablation.ablate(grids, plan, options.seeds, options.workers, options.out, results, progress)
+        failed = ablation.ablate(grids, plan, options.seeds, options.jobs, options.out, results, progress)
     runs = records.read(results)
     tables = {grid.name: ablation.table(grid, runs, plan) for grid in grids}
     texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]

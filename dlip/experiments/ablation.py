@@ -3,13 +3,20 @@
 import hashlib
 import json
 import math
+import os
+import sys
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from dlip import records
@@ -17,25 +24,28 @@ from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import locate, model_folder
 from dlip.common.errors import UserError, check_at_least
 from dlip.common.files import exclusive_lock, read_json
-from dlip.common.text import mean_and_spread
+from dlip.common.text import mean_and_spread, plural
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import history, run
 from dlip.experiments.analysis import claims
 from dlip.experiments.config import DataConfig, EvaluationConfig
-from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
+from dlip.experiments.grids import FULL, GRIDS, STUDENT, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.measure import measure_model, remeasured_record
-from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
+from dlip.models.fast.precision import native_bf16
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
-from dlip.training.run_folder import Run
 from dlip.training.terms import weights
 from dlip.vlm import VLM
 
 RESULTS = "results/ablations.jsonl"
 QUICK_RESULTS = "runs/ablate/quick.jsonl"
+RUN_MINUTES = {True: 3.0, False: 4.5}
+"""Core-minutes of a run of the student's size, all included, by whether the processor has instructions for bf16."""
+MEASURE_MINUTES = 4.0
+"""Core-minutes in which the teacher is measured."""
 NOT_IN_IDENTITY = ("seed", "precision", "workers", "log_every", "save_every", "eval_every", "eval_items")
 """Fields of TrainConfig that do not decide the result, the precision, which is bf16 where the processor has it, and
 the seed, which records have apart."""
@@ -115,29 +125,22 @@ class Job:
     def key(self) -> tuple[str, int]:
         return self.hash, self.seed
 
-    def cost(self) -> tuple[float, float]:
-        """Approximate FLOPs of training and of measuring."""
-        forward, trained = _flops(self.row.size), 0
-        if self.row.weights:
-            train = self.row.train(self.plan, self.seed)
-            read_by_teacher = self.row.role == "distilled" and not train.cache
-            teacher = _flops("scenes-teacher") if read_by_teacher else 0
-            trained = train.steps * train.batch_size * (3 * forward + teacher)
-        return trained, 20 * self.plan.test_images * forward  # candidates per image and per text; tokens are short
-
-    def done(self) -> float:
-        """FLOPs done so far, by the last line of the run's log."""
-        trained, _ = self.cost()
-        rows = Run(self.folder).rows()
-        return trained * rows[-1]["step"] / self.row.train(self.plan, self.seed).steps if rows else 0.0
+    @property
+    def minutes(self) -> float:
+        """Estimated core-minutes: those of the student's size, by FLOPs of the size and steps."""
+        if not self.row.weights:
+            return MEASURE_MINUTES
+        steps = self.row.train(self.plan, self.seed).steps / FULL.train.steps
+        return RUN_MINUTES[native_bf16()] * steps * _flops(self.row.size) / _flops(STUDENT)
 
 
+@cache
 def _flops(size: str) -> int:
     """FLOPs of an image, encoded once, with its caption, read and written, and a question."""
-    passes = {
-        part if part == "image" else (task, part): macs.flops
-        for task in TASKS for part, macs in task_macs(preset(size), task).items()
-    }  # fmt: skip
+    passes = {}
+    for task in TASKS:
+        for part, macs in task_macs(preset(size), task).items():
+            passes[part if part == "image" else (task, part)] = macs.flops
     return sum(passes.values())
 
 
@@ -253,28 +256,49 @@ def ablate(
 
 
 def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, str]:
-    failed, ended_flops, ended = {}, 0.0, 0
-    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-    before = sum(job.done() for job in todo)  # in earlier sessions
-    total = sum(sum(job.cost()) for job in todo)
-    with tqdm(total=total, initial=before, smoothing=0, bar_format=layout, disable=not progress) as bar:
+    """Each job in one of `workers` processes; a failed one leaves a line in the records and ends no other.
 
-        def show(running: list[Job]) -> None:
-            bar.set_description(f"{ended} of {len(todo)} runs" + f", {len(failed)} failed" * bool(failed), False)
-            bar.n = max(bar.n, ended_flops + sum(job.done() for job in running))
-            bar.refresh()
-
-        show([])
-        for job, reason in work(do, todo, workers, out, show):
-            ended += 1
-            if reason is None:
-                ended_flops += sum(job.cost())
-            else:
-                bar.total -= sum(job.cost())
-                failed[f"{job.name}, seed {job.seed}"] = reason
-                about = job.name, job.row.role, job.seed, {"hash": job.hash}
-                records.append(records.failed_run(*about, reason), job.results)
+    The processor's threads are divided evenly, even where jobs are fewer, because last digits depend on them.
+    """
+    failed: dict[str, str] = {}
+    if progress:
+        hours = sum(job.minutes for job in todo) / 60
+        print(f"{plural(len(todo), 'run')}, about {hours:.1f} core-hours", file=sys.stderr)
+    start = max(1, torch.get_num_threads() // workers), out
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, start) as pool,
+        tqdm(total=len(todo), unit="run", smoothing=0, disable=not progress) as bar,
+    ):
+        running = {pool.submit(do, job): job for job in todo}
+        try:
+            for future in as_completed(running):
+                job, error = running[future], future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise UserError("a worker process was killed, perhaps for memory; the same command resumes")
+                if error:
+                    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    failed[f"{job.name}, seed {job.seed}"] = reason
+                    bar.set_postfix(failed=len(failed))
+                    about = job.name, job.row.role, job.seed, {"hash": job.hash}
+                    records.append(records.failed_run(*about, reason), job.results)
+                bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return failed
+
+
+def _start_worker(threads: int, folder: Path) -> None:
+    """Write to `folder`/worker-PID.log, compute in so many threads, and end with the parent, even if it is killed."""
+
+    def end_with_parent() -> None:
+        connection.wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with open(folder / f"worker-{os.getpid()}.log", "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(threads)
 
 
 # --- reading them back ------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from dlip import records
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, write_json
 from dlip.experiments import ablation
-from dlip.experiments.ablation import ablate, choose, identity, jobs, runs, table, text
-from dlip.experiments.grids import DISTILLED, FULL, GRIDS, INT8_TEACHER, QUICK, TEACHER, TEACHER_ROW, Grid, Row
+from dlip.experiments.ablation import RUN_MINUTES, ablate, choose, identity, jobs, runs, table, text
+from dlip.experiments.grids import DISTILLED, FULL, GRIDS, INT8_TEACHER, LONG, QUICK, TEACHER, TEACHER_ROW, Grid, Row
 from dlip.experiments.history import model_record
 from tests.helpers import ONE_PAIR, ROOT, make_record
 
@@ -161,22 +161,11 @@ def test_runs_are_done_once_and_failures_are_tried_again(place):
     assert len(records.read(place["results"])) == 10
 
 
-def test_the_progress_bar_skips_earlier_and_failed_runs(place, monkeypatch):
-    bars = []
-
-    class Bar(ablation.tqdm):
-        def __init__(self, **options):
-            super().__init__(**options)
-            bars.append((self, options["initial"]))
-
-    monkeypatch.setattr(ablation, "tqdm", Bar)
-    teacher, first, second = jobs([ONE], FULL, 1, place["out"], place["results"])
-    first.folder.mkdir(parents=True)
-    (first.folder / "log.jsonl").write_text(json.dumps({"step": FULL.train.steps // 4}) + "\n")
-    monkeypatch.setattr(ablation, "work", lambda *_: iter([(teacher, None), (first, None), (second, "no luck")]))
-    assert ablate([ONE], FULL, 1, 1, **place) == {"one: b, seed 0": "no luck"}
-    ((bar, initial),) = bars
-    assert initial == first.cost()[0] / 4 and bar.total == sum(teacher.cost()) + sum(first.cost())
+def test_an_estimate_is_printed_first(place, capsys):
+    ablate([ONE], FULL, 1, 1, **place | {"progress": True})
+    assert capsys.readouterr().err.startswith("3 runs, about ")
+    student, long = (jobs([ONE], plan, 1, "out", "results")[1].minutes for plan in (FULL, LONG))
+    assert 0 < student < RUN_MINUTES[True] and long == 2 * student
 
 
 def test_a_teacher_in_another_precision_is_another_run():
@@ -194,27 +183,10 @@ def test_two_processes_do_not_share_a_folder(place):
         ablate([ONE], FULL, 1, 0, **place)
 
 
-def test_the_last_run_has_as_many_threads_as_all(tmp_path, monkeypatch):
-    """So that what is left of a stopped grid comes out as it would have, to the last digit."""
-    asked = []
-    monkeypatch.setattr("dlip.experiments.ablation.work", lambda do, todo, workers, *rest: asked.append(workers) or [])
-    ablate([ONE], FULL, 1, 7, tmp_path / "out", tmp_path / "runs.jsonl", progress=False)
-    assert len(jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")) < 7 and asked == [7]
-
-
-def test_progress_follows_the_log_of_a_run(tmp_path):
-    job = jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")[1]
-    assert job.done() == 0.0
-    job.folder.mkdir()
-    (job.folder / "log.jsonl").write_text(json.dumps({"step": FULL.train.steps // 4}) + "\n")
-    assert job.done() == job.cost()[0] / 4 > 0
-    assert jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")[0].cost()[0] == 0  # the teacher is only measured
-
-
 TINY = replace(
     QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_images=4
 )
-LONG = replace(TINY, train=TINY.train.replace(steps=60))
+SLOW = replace(TINY, train=TINY.train.replace(steps=60))
 REAL = Grid("real", "?", (SmallRow("a", images=8), SmallRow("b", weights="vlp,hr.image,kd.lm", images=8)))
 
 
@@ -222,12 +194,12 @@ def test_a_killed_grid_resumes(tmp_path, tiny):
     """Killed in its last run: what is recorded stays as it is, and the last run goes on from its checkpoint."""
     tiny.save(tmp_path / "teacher")
     write_json(tmp_path / "teacher" / "record.json", make_record("t", "teacher"))
-    plan = replace(LONG, teacher=str(tmp_path / "teacher"))
+    plan = replace(SLOW, teacher=str(tmp_path / "teacher"))
     place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
     code = f"""if True:
         from dataclasses import replace
-        from tests.experiments.test_ablation import LONG, REAL, ablate
-        plan = replace(LONG, teacher={plan.teacher!r})
+        from tests.experiments.test_ablation import REAL, SLOW, ablate
+        plan = replace(SLOW, teacher={plan.teacher!r})
         ablate([REAL], plan, 1, 1, {str(place["out"])!r}, {str(place["results"])!r}, False)
     """
     last = jobs([REAL], plan, 1, place["out"], place["results"])[-1]
