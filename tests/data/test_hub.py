@@ -115,6 +115,22 @@ def test_tables_with_images_beside_them(suffix, separator, tmp_path):
     assert len(dataset.faults) == 1 and "secret" in dataset.faults[0]  # rows reach no file outside the folder
 
 
+def test_data_without_splits_get_them_by_image(tmp_path):
+    """Of each ten images; two rows of one image stay together."""
+    for i in range(20):
+        (tmp_path / f"{i:02}.png").write_bytes(encoded(i))
+    rows = "".join(f"{i:02}.png,{text}\n" for text in ("one", "two") for i in range(20))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + rows)
+    assert data.splits(tmp_path) == ["test", "train", "val"]
+    with pytest.warns(UserWarning, match="splits"):
+        parts = {split: data.open(tmp_path, split) for split in data.splits(tmp_path)}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 16, "val": 2, "test": 2}
+    assert len({part.image_name(i) for part in parts.values() for i in range(len(part))}) == 20
+    assert all(example.captions == ["one", "two"] for part in parts.values() for example in part)
+    (tmp_path / "captions.csv").rename(tmp_path / "train.csv")
+    assert data.splits(tmp_path) == ["train"] and len(data.open(tmp_path, "train")) == 20
+
+
 def test_image_folder_with_metadata(tmp_path):
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(encoded(i))

@@ -33,6 +33,8 @@ TABLES = ("captions.txt", "*.csv", "*.tsv", "*.parquet")
 """Files of texts in a folder: Flickr8k's, or one's own."""
 SHARD_TEXTS = ("__key__", "__url__", "txt", "json")
 """Columns of WebDataset shards besides those of images, one for each suffix."""
+MADE = {"train": range(8), "val": [8], "test": [9]}
+"""Splits of data that name none: which of each ten images."""
 URLS = ("http://", "https://")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
@@ -64,15 +66,26 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
 
 def splits(name: str) -> list[str]:
     """The splits of a data set, `validation` as val, in alphabetical order. Raises UserError as `load_all` does."""
-    return sorted(load_all(*parse(name)))
+    address, options = parse(name)
+    loaded = load_all(address, options)
+    return sorted({*loaded, *(MADE if makes_splits(address, options) else ())})
 
 
 def load(name: str, split: str):
     """One split as the library's data set, or its stream. Raises UserError if there is none."""
-    loaded = load_all(*parse(name))
-    if split not in loaded:
-        raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(loaded))}")
-    return loaded[split]
+    address, options = parse(name)
+    loaded = load_all(address, options)
+    known = loaded | (dict.fromkeys(MADE, loaded.get("train")) if makes_splits(address, options) else {})
+    if split not in known:
+        raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(known))}")
+    return known[split]
+
+
+def makes_splits(address: str, options: dict[str, str]) -> bool:
+    """Whether no file of a data set names a split, so that `MADE` says which images are of which."""
+    path = Path(address)
+    files = shards(address) or ([address] if path.is_file() else _tables(path) or [*map(str, path.glob("metadata.*"))])
+    return bool(files) and not any(map(_split_of, files)) and options.get("stream") != "true"
 
 
 def load_all(address: str, options: dict[str, str]) -> dict:
@@ -174,9 +187,13 @@ def _tables(folder: Path) -> list[str]:
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:
-    """Split -> its files, by a word of their name, or by their folder; else train."""
+    """Split -> its files; those that name none are train."""
     named: dict[str, list[str]] = {}
     for file in files:
-        split = split_in(Path(file).stem) or SPLITS.get(Path(file).parent.name, "train")
-        named.setdefault(split, []).append(file)
+        named.setdefault(_split_of(file) or "train", []).append(file)
     return named
+
+
+def _split_of(file: str) -> str | None:
+    """The split in a file's name, or that of its folder."""
+    return split_in(Path(file).stem) or SPLITS.get(Path(file).parent.name)

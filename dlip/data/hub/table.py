@@ -1,6 +1,7 @@
 """Rows of the library `datasets` as a data set with random access: Arrow tables on disk, mapped into memory."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
 from dlip.data.batch import Example
 from dlip.data.dataset import fields_of
-from dlip.data.hub.load import load, parse
+from dlip.data.hub.load import MADE, load, makes_splits, parse
 from dlip.data.hub.rows import Rows
 from dlip.data.stored import Stored
 from dlip.data.transforms import read_image
@@ -37,6 +38,11 @@ class Table(Stored):
             self.rows.text_columns.append(self.rows.images[0])
         self._texts = self.data.select_columns(self.rows.text_columns)
         self._images = self._group(self.rows.columns.get("id"))
+        if makes_splits(*parse(name)):
+            warnings.warn(
+                f"{name} names no splits: of each ten images eight are train, one val, one test", stacklevel=2
+            )
+            self.keep([i for i in range(len(self._images)) if i % 10 in MADE[split]])
 
     def _group(self, column: str | None) -> Sequence[Sequence[int]]:
         """The rows of each image: int64 [images, 1], or lists where the data have ids."""
