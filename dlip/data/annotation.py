@@ -10,8 +10,6 @@ from dlip.data.batch import Question
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 """Word in the name of a file, a folder or a hub's split -> split."""
 _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
-HUMAN = "human"
-"""Writer of a caption for which no model is named."""
 
 
 def as_text(value) -> str:
@@ -49,8 +47,7 @@ class Annotation:
         captions = [caption.strip() for caption in captions]
         self.captions += filter(None, captions)
         self.faults += [f"{self.name} has an empty caption"] * captions.count("")
-        written = {caption.strip(): name for caption, name in (writers or {}).items()}
-        self.writers |= {caption: written[caption] for caption in self.captions if written.get(caption, HUMAN) != HUMAN}
+        self.writers |= {caption.strip(): name for caption, name in (writers or {}).items()}
 
     def add_question(self, text: str, answers: Iterable[str | float], kind: str) -> None:
         """Add a question with its non-empty answers, numbers as text, or a fault if there is no text or no answer."""

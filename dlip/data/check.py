@@ -8,7 +8,6 @@ from tqdm import tqdm
 
 from dlip.common.text import one_line, plural
 from dlip.data import sources
-from dlip.data.annotation import HUMAN
 from dlip.data.dataset import DataSet, Examples
 from dlip.data.stored import EmptySplitError
 
@@ -17,18 +16,14 @@ LISTED = 20
 
 
 def check(name: str) -> dict:
-    """Read a whole data set: {"data", "splits": {split: counts}, "writers": {name: captions}, "shared_captions",
-    "faults": [sentences], "ok"}.
+    """Read a whole data set: {"data", "splits": {split: counts}, "faults": [sentences], "ok"}.
 
-    Counts are of usable images and texts, in "writers" by who wrote a caption: "human", or a model's name. Besides
-    unusable images and texts, faults are a caption that an image has twice, and an image that is there twice, in one
-    split or in two: files equal byte for byte, or equal image ids in one data set. "shared_captions" counts captions of
-    more than one image, which is no fault. Of data sets joined by + each is read with all its splits. Raises UserError
-    if there is no such data set.
+    Counts are of usable images and texts. Besides unusable ones, faults are a caption that an image has twice, and an
+    image that is there twice, in one split or in two: files equal byte for byte, or equal image ids in one data set. Of
+    data sets joined by + each is read with all its splits. Raises UserError if there is no such data set.
     """
     splits, faults = {}, []
     seen: dict[bytes | tuple[str, int], str] = {}
-    captions, writers = Counter(), Counter()
     for split, part, dataset in every_split(name):
         splits[split] = dataset.counts()
         faults += dataset.faults
@@ -40,13 +35,9 @@ def check(name: str) -> dict:
                 faults.append(f"{here} is {same_bytes}")
             elif same_id is not here:
                 faults.append(f"{here} has the image id of {same_id}")
-            texts = Counter(example.captions)
-            faults += [f"{here} has {n} times {text!r}" for text, n in texts.items() if n > 1]
-            captions.update(texts.keys())
-            writers.update(example.writers.get(caption, HUMAN) for caption in example.captions)
-    shared = sum(count > 1 for count in captions.values())
-    about = {"data": name, "splits": splits, "writers": dict(writers), "shared_captions": shared}
-    return about | {"faults": faults, "ok": not faults}
+            repeated = Counter(example.captions).items()
+            faults += [f"{here} has {n} times {text!r}" for text, n in repeated if n > 1]
+    return {"data": name, "splits": splits, "faults": faults, "ok": not faults}
 
 
 def every_split(name: str) -> Iterator[tuple[str, str, DataSet]]:
@@ -72,11 +63,7 @@ def count_lines(splits: dict[str, dict[str, int]]) -> list[str]:
 
 def report(result: dict) -> str:
     """The result of `check` as lines for a terminal."""
-    lines = count_lines(result["splits"])
-    if set(result["writers"]) - {HUMAN}:
-        lines += [f"{plural(count, 'caption')} by {name}" for name, count in sorted(result["writers"].items())]
-    lines.append(f"{plural(result['shared_captions'], 'caption')} of more than one image")
-    return "\n".join([*lines, *fault_lines(result["faults"])])
+    return "\n".join([*count_lines(result["splits"]), *fault_lines(result["faults"])])
 
 
 def fault_lines(faults: list[str]) -> list[str]:

@@ -39,20 +39,18 @@ class StockTokenizer:
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        stock = None
         there = {name for name in ("tokenizer.json", "merges.txt", PIECES) if (folder / name).is_file()}
         if not there:  # stock makes an empty one
             raise UserError(f"{folder} has no tokenizer.json; copy the checkpoint's own there")
+        stock = None
         with suppress(Exception):  # the library raises many types, as for a missing sentencepiece
             stock = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if stock is None or not (stock.is_fast or PIECES in there):  # a slow one without its pieces is empty
-            try:
+        slow = stock is not None and not stock.is_fast and PIECES not in there  # an empty one
+        if (stock is None or slow) and "tokenizer.json" in there:
+            with suppress(Exception):
                 stock = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-            except Exception:
-                raise UserError(
-                    f"{folder} has no tokenizer that can be read; copy the checkpoint's tokenizer.json there"
-                    + (", or install sentencepiece" if PIECES in there else "")
-                ) from None
+        if stock is None:
+            raise UserError(f"{folder} has no tokenizer that can be read; copy its files, or install sentencepiece")
         if stock.pad_token_id is None:
             raise UserError(f"the tokenizer of {folder} has no token for padding; copy the checkpoint's own there")
         return cls(stock, fixed_length)

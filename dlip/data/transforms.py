@@ -85,8 +85,8 @@ def _check_not_empty(width: int, height: int) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
-    16-bit gray keeps its upper 8 bits, 32-bit gray is stretched from its minimum to its maximum. Raises UserError above
-    `MAX_PIXELS`, before anything is decoded, and without pixels.
+    16-bit gray keeps its upper 8 bits. Raises UserError above `MAX_PIXELS`, before anything is decoded, and without
+    pixels.
     """
     _check_not_empty(image.width, image.height)
     if image.width * image.height > MAX_PIXELS:
@@ -100,8 +100,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if has_16_bits:
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_stretch(np.asarray(image)))
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -137,9 +135,3 @@ def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool 
     if flip and mirrored:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(crop)
-
-
-def _stretch(values: np.ndarray) -> np.ndarray:
-    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)  # differences of int32 overflow
-    low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
-    return np.nan_to_num(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)

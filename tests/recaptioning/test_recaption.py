@@ -74,8 +74,7 @@ def test_a_data_set_like_any_other(source, writer, tmp_path):
     assert {name for item in train for name in item.writers.values()} == {writer}
     assert val[0].captions == ["a scene"] and val[0].questions[0].answers == ["a star"] and val[0].writers == {}
     assert val.without_image(0) == data.open(source, "val").without_image(0)  # the image id too
-    audit = check(str(out))
-    assert audit["ok"] and audit["writers"] == {"human": 9, writer: count}
+    assert check(str(out))["ok"]
 
 
 @pytest.mark.parametrize("score", ["itm", "itc"])

@@ -7,7 +7,6 @@ the hub; `stream=true` and the `rows` of an epoch of a stream. Code of a data se
 
 import re
 from glob import glob
-from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -159,13 +158,12 @@ def shards(address: str) -> list[str]:
 
 def expand_braces(pattern: str) -> list[str]:
     """Every name that a pattern with {000..041} or {train,val} stands for."""
-    pieces, end = [], 0
-    for match in _BRACES.finditer(pattern):
-        first, last, words = match.groups()
-        values = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-        pieces += [[pattern[end : match.start()]], values]
-        end = match.end()
-    return ["".join(parts) for parts in product(*pieces, [pattern[end:]])]
+    if not (match := _BRACES.search(pattern)):
+        return [pattern]
+    first, last, words = match.groups()
+    values = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    before, after = pattern[: match.start()], expand_braces(pattern[match.end() :])
+    return [f"{before}{value}{rest}" for value in values for rest in after]
 
 
 def image_folders(address: str) -> list[Path]:

@@ -10,10 +10,9 @@ from dlip.data.scenes.world import SIDE, Scene
 _SAMPLES = 8  # per pixel along each axis, for antialiasing
 _INK = np.float32(0.3)  # brightness of stripes and dots, as a fraction of the color's
 # Five corners at radius 1 and five at 0.52, clockwise from the top.
-_STAR = [
-    (0.0, -1.0), (0.3057, -0.4207), (0.9511, -0.309), (0.4945, 0.1607), (0.5878, 0.809),
-    (0.0, 0.52), (-0.5878, 0.809), (-0.4945, 0.1607), (-0.9511, -0.309), (-0.3057, -0.4207),
-]  # fmt: skip
+_STAR_X = [0.0, 0.3057, 0.9511, 0.4945, 0.5878, 0.0, -0.5878, -0.4945, -0.9511, -0.3057]
+_STAR_Y = [-1.0, -0.4207, -0.309, 0.1607, 0.809, 0.52, 0.809, 0.1607, -0.309, -0.4207]
+_STAR = list(zip(_STAR_X, _STAR_Y, strict=True))
 
 
 def render(scene: Scene) -> np.ndarray:

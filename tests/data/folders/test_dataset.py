@@ -145,8 +145,6 @@ def test_wrong_folders(make, tmp_path):
     path = make([image("a.png", "one"), image("b.png", "two", split="test"), image("c.png", "x", split="test")])
     with pytest.raises(UserError, match=r"test \(2\), train \(1\)"):
         Folder(path, "val")
-    with pytest.raises(UserError, match="ignore"):
-        Folder(path, "train", "ignore")
 
 
 def test_the_fingerprint_changes_with_texts_and_images(make):
