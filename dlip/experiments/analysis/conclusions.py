@@ -80,6 +80,12 @@ class GridRuns:
         """Deviation of a weighted sum of scores over seeds, pooled over rows."""
         return pooled_spread(*self.pooled_runs(score))
 
+    def means(self, score: Mapping[str, float]) -> dict[str, float]:
+        """Row -> mean over its seeds of the weighted scores."""
+        return (
+            pd.Series(_weighted(self.values, score), self.rows).groupby(level=0).mean().to_dict() if self.rows else {}
+        )
+
     def effect(self, row_weights: Mapping[str, float], score: Mapping[str, float]) -> Effect:
         """The effect of rows on a weighted sum of scores. Raises ValueError if the rows share no seed."""
         runs = Runs(self.rows, self.seeds, _weighted(self.values, score), _weighted(self.drawn, score))

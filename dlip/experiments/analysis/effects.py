@@ -1,5 +1,8 @@
 """Tables of grids for charts: scores by encoder size, and gains over a row with confidence intervals."""
 
+import math
+
+import numpy as np
 import pandas as pd
 
 from dlip.cost.count import paper_count
@@ -7,7 +10,7 @@ from dlip.experiments.ablation import matched, table
 from dlip.experiments.analysis.claims import COMPOSITE, difference
 from dlip.experiments.analysis.conclusions import grid_runs, points
 from dlip.experiments.analysis.statistics import LEVEL
-from dlip.experiments.grids import IMAGE, SWEEPS, TEXT, Grid, grid, module_row, student_size
+from dlip.experiments.grids import DATA_IMAGES, IMAGE, SWEEPS, TEXT, Grid, data_row, grid, module_row, student_size
 from dlip.models.config import preset
 
 FIXED_SIZES = ("base", "small")
@@ -64,3 +67,26 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
             paper=row.paper_score(score) - first.paper_score(score), seeds=gain.seeds,
         ))  # fmt: skip
     return pd.DataFrame(out, columns=COLUMNS)
+
+
+def images_worth(records: list[dict], score: str = "composite") -> pd.DataFrame:
+    """How many labeled images a teacher is worth, read off the grid `data`.
+
+    Columns: images; distilled, the distilled student's mean score on so many, in points, or in the score's own unit;
+    equal_images, on how many a student alone reaches it, interpolated over the logarithm of their number (NaN outside
+    the grid's range); worth, their ratio. Empty where there are no runs.
+    """
+    own, parts = points(grid("data"), by_row := matched("data", records)), COMPOSITE
+    if score != "composite":
+        own, parts = grid_runs(grid("data"), by_row, {score: 0.0}, {score: 100.0}), {score: 1.0}
+    out = pd.DataFrame(columns=["images", "distilled", "equal_images", "worth"])
+    if isinstance(own, str):
+        return out
+    means = own.means(parts)
+    alone = sorted((means[data_row(n)], math.log(n)) for n in DATA_IMAGES if data_row(n) in means)
+    for images in (n for n in DATA_IMAGES if data_row(n, True) in means):
+        level, equal = means[data_row(images, True)], math.nan
+        if len(alone) > 1 and alone[0][0] <= level <= alone[-1][0]:
+            equal = math.exp(np.interp(level, *zip(*alone, strict=True)))
+        out.loc[len(out)] = images, level, equal, equal / images
+    return out

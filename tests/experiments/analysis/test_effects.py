@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dlip.cost.count import paper_count
-from dlip.experiments.analysis.effects import gains, sweeps
-from dlip.experiments.grids import GRIDS, MODALITIES, TEACHER_ROW
+from dlip.experiments.analysis.effects import gains, images_worth, sweeps
+from dlip.experiments.grids import DATA_IMAGES, GRIDS, MODALITIES, TEACHER_ROW
 from dlip.models.config import preset
 from dlip.plots import gain_bars, module_curves
 from tests.experiments.helpers import grid_records, student_record
@@ -70,3 +70,15 @@ def test_sweeps_put_every_student_on_its_curves():
         assert f"{row['swept']} {row['size']}" in row["name"] and row["fixed"] in row["name"]
         assert row["tr1"] == len(row["name"]) + 0.5 and row["tr1_sd"] == pytest.approx(np.sqrt(0.5))
     assert len(module_curves(df).data) == 8
+
+
+def test_images_worth_is_read_off_the_curve():
+    """Alone, each doubling of the images brings 10 points; a teacher brings 20, as many as four times the images."""
+    levels = {}
+    for i, images in enumerate(DATA_IMAGES):
+        levels |= {f"{images:,} images": 20.0 + 10 * i, f"{images:,} images, distilled": 40.0 + 10 * i}
+    worth = images_worth(grid_records("data", levels, spread=0.0, seeds=2)).set_index("images")
+    assert worth.index.tolist() == [*DATA_IMAGES]
+    assert worth.loc[[250, 500], "worth"].tolist() == pytest.approx([4, 4], rel=0.1)
+    assert worth.loc[[2000, 4000], "worth"].isna().all()  # more than the grid has images
+    assert images_worth([]).empty and images_worth(grid_records("data", {}), "ir1").empty
