@@ -130,7 +130,7 @@ def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     cells = ["neither", "trained", "59.5", "57.1", "61.5", "80.0", "61.5", "74.5", "92.2", "101.4", "1"]
     assert cells in [line.split() for line in printed.splitlines()]
-    assert printed.count("UNRESOLVED") == 7
+    assert printed.count("CANNOT BE TOLD") == 7
     assert main([*words, "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["tr1"], row["tr1_sd"]) for row in figures["tables"]["init"]] == [

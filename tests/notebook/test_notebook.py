@@ -139,7 +139,7 @@ def test_findings_are_titles_of_charts():
 
 def test_verdicts_of_given_numbers():
     text = notebook.verdicts([], 2, 6).data
-    assert text.count("**unresolved**") == 2 and "**2. A large fusion" in text and "dlip ablate init" in text
+    assert text.count("**cannot be told**") == 2 and "**2. A large fusion" in text and "dlip ablate init" in text
 
 
 def test_shipped_records_have_every_role():

@@ -32,7 +32,7 @@ from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid,
 from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
 from dlip.training.terms import abilities, weights
 
-HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
+HOLDS, FAILS, EQUAL, CANNOT_TELL = "holds", "fails", "equal", "cannot be told"
 READING = (
     "Points: share of the range from floor to teacher, in %, mean of IR@1, facts F1 and VQA. Brackets: one-sided\n"
     f"95% limits over seeds and test images. Equal: both are within {MARGIN:g} points. Rules: docs/ablations.md."
@@ -161,7 +161,7 @@ def conclusions(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
 def _judged(claim: Claim, by_row: Mapping[str, list[dict]], own: GridRuns | str, parts: int) -> dict:
     row = dict(comparison=claim.comparison, grid=claim.grid, decides=claim.decides)
     row |= dict.fromkeys(("effect", "low", "high"), math.nan) | dict(range_low=claim.low, range_high=claim.high)
-    row |= dict(claim=UNRESOLVED, seeds=0, deviation=math.nan, dof=0, detectable=math.nan, why="")
+    row |= dict(claim=CANNOT_TELL, seeds=0, deviation=math.nan, dof=0, detectable=math.nan, why="")
     row |= {f"d_{score}": math.nan for score in COMPOSITE}
     if missing := [name for name in claim.rows if not by_row[name]]:
         return row | {"why": f"there is no run of {missing[0]!r}; run dlip ablate {claim.grid}"}
@@ -183,18 +183,18 @@ def _judged(claim: Claim, by_row: Mapping[str, list[dict]], own: GridRuns | str,
 
 
 def judge(claim: Claim, measured: Effect, parts: int = 1) -> str:
-    """The verdict on one of `parts` claims that decide on a conclusion; unresolved where limits are NaN."""
+    """The verdict on one of `parts` claims that decide on a conclusion; cannot be told where limits are NaN."""
     low, high = measured.limit(LEVEL), measured.limit(1 - LEVEL)
     if claim.low < low and high < claim.high:
         return HOLDS
     if measured.limit(1 - LEVEL / parts) < claim.low or measured.limit(LEVEL / parts) > claim.high:
         return FAILS
-    return EQUAL if -MARGIN < low and high < MARGIN else UNRESOLVED
+    return EQUAL if -MARGIN < low and high < MARGIN else CANNOT_TELL
 
 
 def combine(verdicts: Sequence[str]) -> str:
-    """The verdict on a conclusion: the first of fails, unresolved, equal and holds that one of its claims has."""
-    return next(verdict for verdict in (FAILS, UNRESOLVED, EQUAL, HOLDS) if verdict in verdicts)
+    """The verdict on a conclusion: the first of fails, cannot be told, equal and holds that one of its claims has."""
+    return next(verdict for verdict in (FAILS, CANNOT_TELL, EQUAL, HOLDS) if verdict in verdicts)
 
 
 def detectable_effect(claim: Claim, measured: Effect) -> float:
@@ -256,7 +256,7 @@ def text(rows: pd.DataFrame, spread: pd.DataFrame) -> str:
 
 def preliminary(verdict: str, claims: pd.DataFrame) -> str:
     """What to add to a verdict from fewer seeds than planned. claims: a conclusion's rows of `conclusions`."""
-    decided = verdict != UNRESOLVED and (claims["seeds"] < claims["planned"])[claims["decides"]].any()
+    decided = verdict != CANNOT_TELL and (claims["seeds"] < claims["planned"])[claims["decides"]].any()
     return " so far (preliminary: seeds are missing)" if decided else ""
 
 
@@ -271,6 +271,6 @@ def claim_text(row: pd.Series) -> str:
     if math.isnan(row["low"]):
         return f"{effect_}: {row['claim']} ({row['why']}){beside}"
     verdict = row["claim"]
-    if verdict == UNRESOLVED:
-        verdict += f" (80% power at {row['detectable']:.2f} points from the bound)"
+    if verdict == CANNOT_TELL:
+        verdict += f" with this power (an effect {row['detectable']:.2f} points from the bound is seen in 80%)"
     return effect_.replace(" points", f" [{row['low']:+.2f}, {row['high']:+.2f}] points", 1) + f": {verdict}{beside}"

@@ -11,10 +11,10 @@ from dlip.cost.count import paper_count
 from dlip.experiments import ablation
 from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS, MARGIN, Claim, claimed_rows, slopes
 from dlip.experiments.analysis.conclusions import (
+    CANNOT_TELL,
     EQUAL,
     FAILS,
     HOLDS,
-    UNRESOLVED,
     combine,
     conclusions,
     detectable_effect,
@@ -76,7 +76,7 @@ def test_slopes_of_a_straight_line():
 
 @pytest.mark.parametrize(
     ("image", "text", "spread", "expected"),
-    [(5, 5, 0.1, HOLDS), (6, 2, 0.1, FAILS), (2, 6, 0.1, FAILS), (4.5, 3, 2, UNRESOLVED), (4, 4, 9, UNRESOLVED)],
+    [(5, 5, 0.1, HOLDS), (6, 2, 0.1, FAILS), (2, 6, 0.1, FAILS), (4.5, 3, 2, CANNOT_TELL), (4, 4, 9, CANNOT_TELL)],
 )
 def test_1_equal_encoders(image, text, spread, expected):
     result, rows = verdict(1, encoder_records(image, text, spread))
@@ -86,7 +86,7 @@ def test_1_equal_encoders(image, text, spread, expected):
 
 @pytest.mark.parametrize(
     ("half", "spread", "expected"),
-    [(90, 0.3, HOLDS), (95, 0.3, HOLDS), (80, 0.3, FAILS), (88.4, 2, UNRESOLVED), (90, 9, UNRESOLVED)],
+    [(90, 0.3, HOLDS), (95, 0.3, HOLDS), (80, 0.3, FAILS), (88.4, 2, CANNOT_TELL), (90, 9, CANNOT_TELL)],
 )
 def test_2_half_of_the_layers(half, spread, expected):
     levels = {"6 of 6 layers fused": 90.0, "3 of 6 layers fused": half}
@@ -96,7 +96,13 @@ def test_2_half_of_the_layers(half, spread, expected):
 
 @pytest.mark.parametrize(
     ("hr", "at", "spread", "expected"),
-    [(90, 80, 1, HOLDS), (80, 90, 1, FAILS), (80.5, 80, 3, UNRESOLVED), (90, 80, 30, UNRESOLVED), (80, 80, 0.4, EQUAL)],
+    [
+        (90, 80, 1, HOLDS),
+        (80, 90, 1, FAILS),
+        (80.5, 80, 3, CANNOT_TELL),
+        (90, 80, 30, CANNOT_TELL),
+        (80, 80, 0.4, EQUAL),
+    ],
 )
 def test_3_representations(hr, at, spread, expected):
     levels = {"VLP+HR": hr, "VLP+AT": at, "VLP+HR as in the paper": 10}
@@ -161,7 +167,7 @@ LEVELS = {"VLP+HR": 90, "VLP+AT": 80}
 
 def why(records: list[dict]) -> str:
     result, rows = verdict(3, records)
-    assert result == UNRESOLVED and rows["claim"].iloc[0] == UNRESOLVED
+    assert result == CANNOT_TELL and rows["claim"].iloc[0] == CANNOT_TELL
     return rows["why"].iloc[0]
 
 
@@ -196,7 +202,9 @@ def test_one_seed_has_an_effect_without_limits():
     _, rows = verdict(3, records)
     assert rows["effect"].iloc[0] == pytest.approx(10, abs=0.3) and math.isnan(rows["low"].iloc[0])
     printed = text(rows, spreads(records))
-    assert " points from 1 of 6 seeds, claimed above 0: unresolved (too few runs" in printed and "nan" not in printed
+    assert (
+        " points from 1 of 6 seeds, claimed above 0: cannot be told (too few runs" in printed and "nan" not in printed
+    )
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -262,13 +270,13 @@ class Limits:
     ("bounds", "limits", "expected"),
     [
         ((0, math.inf), (0.1, 2), HOLDS), ((0, math.inf), (0.1, 1), HOLDS), ((0, math.inf), (-2, -0.1), FAILS),
-        ((0, math.inf), (-1.4, 1.4), EQUAL), ((0, math.inf), (-0.1, 1.6), UNRESOLVED),
-        ((0, math.inf), (-1.6, 0.1), UNRESOLVED), ((0, math.inf), (math.nan, math.nan), UNRESOLVED),
+        ((0, math.inf), (-1.4, 1.4), EQUAL), ((0, math.inf), (-0.1, 1.6), CANNOT_TELL),
+        ((0, math.inf), (-1.6, 0.1), CANNOT_TELL), ((0, math.inf), (math.nan, math.nan), CANNOT_TELL),
         ((-MARGIN, MARGIN), (-1.4, 1.4), HOLDS), ((-MARGIN, MARGIN), (1.6, 4), FAILS),
-        ((-MARGIN, MARGIN), (-4, -1.6), FAILS), ((-MARGIN, MARGIN), (1.4, 1.6), UNRESOLVED),
+        ((-MARGIN, MARGIN), (-4, -1.6), FAILS), ((-MARGIN, MARGIN), (1.4, 1.6), CANNOT_TELL),
         ((-math.inf, MARGIN), (-9, 1.4), HOLDS), ((-math.inf, MARGIN), (1.6, 2), FAILS),
-        ((-math.inf, MARGIN), (1.4, 1.6), UNRESOLVED), ((MARGIN, math.inf), (1.6, 2), HOLDS),
-        ((MARGIN, math.inf), (1, 1.4), FAILS), ((MARGIN, math.inf), (1, 1.6), UNRESOLVED),
+        ((-math.inf, MARGIN), (1.4, 1.6), CANNOT_TELL), ((MARGIN, math.inf), (1.6, 2), HOLDS),
+        ((MARGIN, math.inf), (1, 1.4), FAILS), ((MARGIN, math.inf), (1, 1.6), CANNOT_TELL),
     ],
 )  # fmt: skip
 def test_verdict_on_a_claim(bounds, limits, expected):
@@ -278,7 +286,7 @@ def test_verdict_on_a_claim(bounds, limits, expected):
 def test_claims_of_a_conclusion_share_the_error_of_failing():
     """Of two claims that both hold, one must not fail in more than 5% together; holding needs no such share."""
     found = Effect(-1.8, 6, 1.0, 15, np.full(DRAWS, -1.8))  # upper limits: -0.05 at 95%, 0.33 at 97.5%
-    assert judge(Claim("", "", {}), found) == FAILS and judge(Claim("", "", {}), found, 2) == UNRESOLVED
+    assert judge(Claim("", "", {}), found) == FAILS and judge(Claim("", "", {}), found, 2) == CANNOT_TELL
     found = Effect(1.8, 6, 1.0, 15, np.full(DRAWS, 1.8))
     assert judge(Claim("", "", {}), found, 4) == HOLDS
 
@@ -286,8 +294,8 @@ def test_claims_of_a_conclusion_share_the_error_of_failing():
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
-        ((HOLDS, HOLDS), HOLDS), ((HOLDS, EQUAL), EQUAL), ((EQUAL, UNRESOLVED, HOLDS), UNRESOLVED),
-        ((HOLDS, UNRESOLVED, FAILS), FAILS),
+        ((HOLDS, HOLDS), HOLDS), ((HOLDS, EQUAL), EQUAL), ((EQUAL, CANNOT_TELL, HOLDS), CANNOT_TELL),
+        ((HOLDS, CANNOT_TELL, FAILS), FAILS),
     ],
 )  # fmt: skip
 def test_verdict_on_a_conclusion(verdicts, expected):
@@ -308,11 +316,11 @@ def test_text_names_each_verdict_and_its_limits():
     printed = text(conclusions(records), spreads(records))
     assert f"3. {CONCLUSIONS[2].statement} HOLDS" in printed.replace("\n", " ")
     assert "VLP+HR minus VLP+AT: +10.0" in printed and "claimed above 0: holds" in printed
-    assert printed.count("UNRESOLVED") == len(CONCLUSIONS) - 1 == 6 and "preliminary" not in printed
+    assert printed.count("CANNOT BE TOLD") == len(CONCLUSIONS) - 1 == 6 and "preliminary" not in printed
     fewer = [r for r in records if r["seed"] < 3 or r["role"] == "teacher"]
     printed = text(conclusions(fewer), spreads(fewer))
     assert "HOLDS so far (preliminary" in printed and " from 3 of 6 seeds, claimed above 0" in printed
-    assert "unresolved (80% power at " in printed and "objectives: " in printed
+    assert "cannot be told with this power (an effect " in printed and "objectives: " in printed
 
 
 def test_claims_of_a_conclusion_share_the_error(monkeypatch):
