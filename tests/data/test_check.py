@@ -12,7 +12,7 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.check import check
 from dlip.data.folders.dataset import Folder
-from tests.data.helpers import encoded, write_captioned, write_questioned, write_shards
+from tests.data.helpers import encoded, write_captioned, write_shards
 
 
 @pytest.fixture
@@ -60,14 +60,6 @@ def test_every_fault_is_named(faulty, capsys):
     assert json.loads(capsys.readouterr().out) == result
     assert main(["data", str(faulty)]) == 0
     assert "cut.png" in capsys.readouterr().out
-
-
-def test_joined_data_are_read_with_all_splits(tmp_path):
-    one, two = write_captioned(tmp_path / "one", "gg"), write_questioned(tmp_path / "two", 2)
-    shutil.copy(one / "images" / "0.png", two / "images" / "1.png")
-    result = check(f"{one}+{two}")
-    assert result["splits"].keys() == {f"{one} train", f"{two} train"}
-    assert result["faults"] == [f"1.png ({two} train) is 0.png ({one} train)"]
 
 
 def shards(path: Path, kinds: str) -> Path:

@@ -30,9 +30,11 @@ class Table(Stored):
         """Raise UserError if the data set, the split, a named column or the library does not exist."""
         super().__init__(Path(parse(name)[0]).name, name, split, on_error)
         self.data = load(name, split)
+        from datasets import Value  # not before `load`, which explains a missing library
+
         self.rows = Rows(name, self.data.column_names)
         kind = self.data.features[self.rows.images[0]]
-        self._names_files = "dtype" in vars(kind) and kind.dtype in ("string", "large_string")
+        self._names_files = isinstance(kind, Value) and kind.dtype in ("string", "large_string")
         if self._names_files and "id" not in self.rows.columns:  # rows of one file are one image
             self.rows.columns["id"] = self.rows.images[0]
             self.rows.text_columns.append(self.rows.images[0])

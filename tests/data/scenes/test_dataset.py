@@ -8,21 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import DISJOINT_SPLITS, SPLITS, Scenes
 from dlip.data.scenes.render import masks, render
 from dlip.data.scenes.world import (
     CELLS,
-    COLORS,
     LATTICE,
-    SHAPES,
     SIDE,
-    SIZES,
     TAGS,
-    TEXTURES,
     Object,
     Scene,
-    chain_of,
     tags,
 )
 
@@ -64,34 +58,6 @@ def test_splits_have_different_layouts_for_all_seeds():
     assert len(set.union(*layouts.values())) == len(DISJOINT_SPLITS)  # all different
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("val", -1), ("val", 0, 0), ("val", 0, 10**8)])
-def test_wrong_arguments_raise_user_error(arguments):
-    with pytest.raises(UserError, match="choose"):
-        Scenes(*arguments)
-
-
-def test_objects_are_inside_and_differ(sample):
-    for scene in sample:
-        assert 3 <= len(scene.objects) <= 5
-        assert len({o.kind for o in scene.objects}) == len(scene.objects)
-        for o in scene.objects:
-            assert min(o.x, o.y) >= 0 and max(o.x, o.y) + o.width <= SIDE and o.width == SIZES[o.size]
-            assert o.x % LATTICE == o.y % LATTICE == 0
-        salience = [
-            (o.size != "large", [*COLORS].index(o.color), SHAPES.index(o.shape), TEXTURES.index(o.texture))
-            for o in scene.objects
-        ]
-        assert salience == sorted(salience)
-        assert all(chain_of(scene.objects))
-
-
-def test_twins_differ_in_relations_alone(sample):
-    for first, second in zip(sample[::2], sample[1::2], strict=True):
-        assert [o.kind for o in first.objects] == [o.kind for o in second.objects]
-        assert chain_of(first.objects) != chain_of(second.objects)
-    assert len({tuple(o.kind for o in scene.objects) for scene in sample}) == len(sample) / 2
-
-
 def test_masks_equal_what_is_drawn(sample):
     for scene in sample[:100]:
         image, visible = render(scene), masks(scene)
@@ -99,13 +65,6 @@ def test_masks_equal_what_is_drawn(sample):
         assert visible.sum(0).max() == 1  # no pixel has two objects
         covered = visible.any(0)
         assert not (covered & ~changed).any()
-        near = covered.copy()  # soft edges reach one pixel beyond
-        near[1:] |= covered[:-1]
-        near[:-1] |= covered[1:]
-        near[:, 1:] |= covered[:, :-1]
-        near[:, :-1] |= covered[:, 1:]
-        rows, columns = np.nonzero(changed & ~near)
-        assert len(rows) <= 8  # tips of stars and triangles
         for o, mask in zip(scene.objects, visible, strict=True):
             rows, columns = np.nonzero(mask)
             assert o.y <= rows.min() and rows.max() < o.y + o.width
