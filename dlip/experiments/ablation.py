@@ -211,9 +211,13 @@ def do(job: Job) -> None:
         records.append(_measured_teacher(job) | extra, job.results)
         return
     run.run(
-        job.row.experiment(job.plan, job.seed, job.name), job.folder, job.results, progress=False,
-        cache=Path(job.out).parent / "cache", extra=extra,
-    )  # fmt: skip
+        job.row.experiment(job.plan, job.seed, job.name),
+        job.folder,
+        job.results,
+        progress=False,
+        cache=Path(job.out).parent / "cache",
+        extra=extra,
+    )
     for checkpoint in job.folder.glob("checkpoint-*"):
         checkpoint.unlink()
 

@@ -51,9 +51,13 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     rows, doubts = _students(df), []
     setup = next(iter(df.dropna(subset=["latency_ms"])["latency_setup"]), None)
     out = {
-        "budget": budget, "metric": metric, "latency_setup": setup, "student": None, "runner_up": None,
+        "budget": budget,
+        "metric": metric,
+        "latency_setup": setup,
+        "student": None,
+        "runner_up": None,
         "cannot_tell": doubts,
-    }  # fmt: skip
+    }
     if "latency_ms" in budget and (doubt := _latency_problem(df)):
         doubts.append(doubt)
         return out
@@ -131,11 +135,17 @@ def _describe(row: pd.Series, scores: list[str]) -> dict:
         return {column: None if math.isnan(value) else float(value) for column, value in values.items()}
 
     return {
-        "name": row["name"], "role": row["role"], "model": row["model"], "seeds": int(row["runs"]),
-        "costs": figures(COSTS), "costs_kept": figures(COSTS, "_kept"), "scores": figures(scores),
-        "kept": figures((*scores, "all"), "_kept"), "kept_sd": figures((*scores, "all"), "_kept_sd"),
+        "name": row["name"],
+        "role": row["role"],
+        "model": row["model"],
+        "seeds": int(row["runs"]),
+        "costs": figures(COSTS),
+        "costs_kept": figures(COSTS, "_kept"),
+        "scores": figures(scores),
+        "kept": figures((*scores, "all"), "_kept"),
+        "kept_sd": figures((*scores, "all"), "_kept_sd"),
         "command": row["command"],
-    }  # fmt: skip
+    }
 
 
 def text(advice: dict) -> str:

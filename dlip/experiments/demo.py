@@ -29,15 +29,33 @@ EVALUATIONS, EVALUATION_IMAGES = 6, 100
 def experiment(steps: int, seed: int) -> ExperimentConfig:
     """The demo's distillation: the losses of the grids' distilled rows, in fewer steps. KD would take too long."""
     train = TrainConfig(
-        steps=steps, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
-        seed=seed, label_smoothing=0.0, weights=weights(DISTILLED), learn_teacher_projection=False, center_states=True,
-        questions=3, cache=True, save_every=100,
-        eval_every=max(1, steps // EVALUATIONS), eval_items=EVALUATION_IMAGES,
-    )  # fmt: skip
+        steps=steps,
+        batch_size=32,
+        optimizer="muon",
+        lr=3e-3,
+        schedule="cosine",
+        warmup=min(100, steps // 6),
+        seed=seed,
+        label_smoothing=0.0,
+        weights=weights(DISTILLED),
+        learn_teacher_projection=False,
+        center_states=True,
+        questions=3,
+        cache=True,
+        save_every=100,
+        eval_every=max(1, steps // EVALUATIONS),
+        eval_items=EVALUATION_IMAGES,
+    )
     return ExperimentConfig(
-        name=LIVE, size="scenes-student", teacher="scenes/teacher", role="distilled", init_from=(ENCODER,),
-        data=DataConfig(split="train-small"), evaluation=HeldOutConfig(split="test"), train=train,
-    )  # fmt: skip
+        name=LIVE,
+        size="scenes-student",
+        teacher="scenes/teacher",
+        role="distilled",
+        init_from=(ENCODER,),
+        data=DataConfig(split="train-small"),
+        evaluation=HeldOutConfig(split="test"),
+        train=train,
+    )
 
 
 def demo(folder: Path, steps: int = 1500, seed: int = 0, quiet: bool = False) -> list[dict]:
@@ -52,9 +70,12 @@ def demo(folder: Path, steps: int = 1500, seed: int = 0, quiet: bool = False) ->
     say = (lambda *_, **__: None) if quiet else print
     say(f"Distilling scenes/teacher into a small student: {plural(steps, 'step')} on generated images.")
     live = run.run(
-        experiment(steps, seed), folder / "student", folder / "records.jsonl",
-        command=f"dlip demo --steps {steps} --seed {seed}", progress=not quiet,
-    )  # fmt: skip
+        experiment(steps, seed),
+        folder / "student",
+        folder / "records.jsonl",
+        command=f"dlip demo --steps {steps} --seed {seed}",
+        progress=not quiet,
+    )
     records = [*map(model_record, COMPARED), live]
     models = {
         record["name"]: VLM.load(name) for record, name in zip(records, (*COMPARED, folder / "student"), strict=True)

@@ -112,10 +112,13 @@ def measure_model(
     dataset, skipped = open_verified(config.data)
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
     options = {
-        "tasks": config.tasks, "k": how.candidates, "rerank": config.rerank,
-        "num_beams": config.beams, "generate_limit": how.generate_limit,
+        "tasks": config.tasks,
+        "k": how.candidates,
+        "rerank": config.rerank,
+        "num_beams": config.beams,
+        "generate_limit": how.generate_limit,
         "progress": progress,
-    }  # fmt: skip
+    }
     if optimized:
         fastest, candidates = optimize(vlm)
         metrics = evaluate(fastest, dataset, return_items=True, **options)

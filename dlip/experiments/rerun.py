@@ -80,9 +80,11 @@ def difference(before: dict, after: dict) -> dict:
     rows = records.frame([before, after])[list(records.TABLE_SCORES)].dropna(axis=1)
     old, new = (rows.iloc[i].to_dict() for i in range(2))
     return {
-        "before": old, "after": new, "difference": {name: new[name] - old[name] for name in old},
+        "before": old,
+        "after": new,
+        "difference": {name: new[name] - old[name] for name in old},
         "losses": None if before.get("evaluation") else before["losses"] == after["losses"],
-    }  # fmt: skip
+    }
 
 
 def text(compared: dict, changed: dict[str, tuple]) -> str:

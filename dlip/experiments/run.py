@@ -219,18 +219,32 @@ def run(
             return existing
         model, started_from = done.model(), done.config()
         metrics, items = measure(
-            model, test, held.latency_repeats, progress, teacher=ready.compared, k=held.candidates,
+            model,
+            test,
+            held.latency_repeats,
+            progress,
+            teacher=ready.compared,
+            k=held.candidates,
             generate_limit=held.generate_limit,
-        )  # fmt: skip
+        )
         note_skipped(metrics, ready.skipped)
         if steps := done.skipped_steps():
             metrics["notes"]["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
         record = new_record(
-            experiment.name, experiment.role, command=command or experiment.command(str(folder)),
-            config={"model": started_from["model"], **about}, seed=config.seed, train_images=len(ready.dataset),
-            metrics=metrics, losses=done.losses(), wall_s=done.seconds(), device=str(model.device),
-            samples=samples(items, test), items=items, evaluations=quick_eval.results(),
-        )  # fmt: skip
+            experiment.name,
+            experiment.role,
+            command=command or experiment.command(str(folder)),
+            config={"model": started_from["model"], **about},
+            seed=config.seed,
+            train_images=len(ready.dataset),
+            metrics=metrics,
+            losses=done.losses(),
+            wall_s=done.seconds(),
+            device=str(model.device),
+            samples=samples(items, test),
+            items=items,
+            evaluations=quick_eval.results(),
+        )
         record |= {"history": earlier, "inputs": started_from.get("inputs", {}) | {"test": test.fingerprint()}}
         record |= extra or {}
         reporter({"step": config.steps, "test": metrics})
@@ -241,11 +255,19 @@ def run(
     record: dict = {}
     with closing(reporter):
         train(
-            ready.student, ready.dataset, config, folder, ready.teacher, evaluate=quick_eval,
-            about={name: value for name, value in about.items() if name != "train"}, progress=progress,
-            cache=cache, cache_gb=cache_gb, on_row=on_row,
+            ready.student,
+            ready.dataset,
+            config,
+            folder,
+            ready.teacher,
+            evaluate=quick_eval,
+            about={name: value for name, value in about.items() if name != "train"},
+            progress=progress,
+            cache=cache,
+            cache_gb=cache_gb,
+            on_row=on_row,
             on_finished=lambda done: record.update(distributed.run_on_main(lambda: write_record(done))),
-        )  # fmt: skip
+        )
     return record
 
 

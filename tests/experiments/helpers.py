@@ -18,9 +18,10 @@ FLOOR = {"tr1": 0.0, "ir1": 0.1, "cider": 0.0, "facts_f1": 0.4, "vqa_mean": 0.2}
 """What 100 and 0 points are."""
 RANGE = {score: TEACHER[score] - FLOOR[score] for score in TEACHER}
 BOUNDS = {
-    "retrieval": {"tr@1": 0.0, "ir@1": 10.0}, "captioning": {"cider": 0.0, "facts_f1": 40.0},
+    "retrieval": {"tr@1": 0.0, "ir@1": 10.0},
+    "captioning": {"cider": 0.0, "facts_f1": 40.0},
     "vqa": {"accuracy": 20.0, "mean_by_type": 20.0},
-}  # fmt: skip
+}
 """`FLOOR` as a record has it."""
 
 

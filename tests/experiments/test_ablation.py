@@ -26,9 +26,11 @@ SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=
 SmallRow = partial(Row, size=SMALL, trained=())
 ONE = Grid("one", "?", (SmallRow("a", paper=(1.0, 2.0, 3.0, None)), SmallRow("b", weights=DISTILLED)))
 TWO = Grid(
-    "two", "?", (SmallRow("c", weights="hr=5,at=5,vqa=2,lm,itc,tags=30"), SmallRow("broken", images=250)),
+    "two",
+    "?",
+    (SmallRow("c", weights="hr=5,at=5,vqa=2,lm,itc,tags=30"), SmallRow("broken", images=250)),
     "As printed.",
-)  # fmt: skip
+)
 
 
 def fake(job: ablation.Job) -> None:
@@ -236,9 +238,16 @@ def test_a_killed_grid_resumes(tmp_path, tiny):
     for record in after:
         items = records.outcomes(record)
         assert {name: len(values) for name, values in items.items()} == {
-            "tr1": 4, "ir1": 20, "joint_ir1": 20, "cider": 4, "facts": 48, "vqa": 24, "vqa_type": 24, "captions": 4,
+            "tr1": 4,
+            "ir1": 20,
+            "joint_ir1": 20,
+            "cider": 4,
+            "facts": 48,
+            "vqa": 24,
+            "vqa_type": 24,
+            "captions": 4,
             "questions": 4,
-        }  # fmt: skip
+        }
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
         assert items["cider"].mean() == pytest.approx(record["metrics"]["captioning"]["cider"], rel=0.01, abs=0.01)

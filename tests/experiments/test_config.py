@@ -40,10 +40,17 @@ FULL_OF_OPTIONS = ExperimentConfig(
     data=DataConfig(name="photos", split="train", limit=3, on_error="skip"),
     evaluation=HeldOutConfig(data="other", split="val", limit=4, candidates=0, latency_repeats=1, generate_limit=2),
     train=TrainConfig(
-        weights=weights("kd.lm=0.5,hr=2,itc"), start_term_at={"itc": 4}, layers={"fusion": ((5, 1), (-1, 0))},
-        momentum=0.9, queue=8, cache=True, learn_teacher_projection=False, seed=7, epochs=2.5,
+        weights=weights("kd.lm=0.5,hr=2,itc"),
+        start_term_at={"itc": 4},
+        layers={"fusion": ((5, 1), (-1, 0))},
+        momentum=0.9,
+        queue=8,
+        cache=True,
+        learn_teacher_projection=False,
+        seed=7,
+        epochs=2.5,
     ),
-)  # fmt: skip
+)
 
 
 def test_json_holds_the_experiment():

@@ -2,11 +2,8 @@
 
 import hashlib
 
-import pytest
-
 from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import BUILT_IN, locate, model_folder
-from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.cost.count import paper_count
 from dlip.experiments.ablation import identity
@@ -22,7 +19,6 @@ from dlip.experiments.grids import (
     TEACHER,
     TEXT,
     Row,
-    grid,
     module_row,
     student_size,
 )
@@ -146,11 +142,6 @@ def test_rows_train_by_the_plan(monkeypatch):
         1e-3,
         3e-3,
     ]
-
-
-def test_an_unknown_grid():
-    with pytest.raises(UserError, match="no grid 'depth'; choose one of objectives, modalities"):
-        grid("depth")
 
 
 def test_shipped_encoders_are_those_of_their_checksums_and_of_every_size():

@@ -19,9 +19,7 @@ def test_a_record_lists_the_runs_that_its_model_comes_from(tmp_path, monkeypatch
         "--size scenes-student --steps 1 --batch-size 4 --latency-repeats 0 --candidates 2 --results r.jsonl".split()
     )
     new = ["train", *short, "--tokenizer", "scenes/teacher", "--weights", "itc"]
-    for out, start in (
-        ("lr=1/one", []), ("two", ["image=lr=1/one"]), ("three", ["two@48", "image=scenes/student"])
-    ):  # fmt: skip
+    for out, start in (("lr=1/one", []), ("two", ["image=lr=1/one"]), ("three", ["two@48", "image=scenes/student"])):
         assert main([*new, *(word for part in start for word in ("--init-from", part)), "--out", out]) == 0
     one, two, three = records.read("r.jsonl")
     assert one["history"] == []

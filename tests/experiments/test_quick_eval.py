@@ -14,9 +14,17 @@ from dlip.training.run_folder import Run
 
 STUDENT = "scenes-student:image_layers=1,text_layers=2"
 CONFIG = TrainConfig(
-    steps=4, batch_size=4, warmup=1, lr=3e-3, optimizer="muon", save_every=2, log_every=1,
-    weights={"itc": 1.0, "hr.image": 1.0}, eval_every=1, eval_items=6,
-)  # fmt: skip
+    steps=4,
+    batch_size=4,
+    warmup=1,
+    lr=3e-3,
+    optimizer="muon",
+    save_every=2,
+    log_every=1,
+    weights={"itc": 1.0, "hr.image": 1.0},
+    eval_every=1,
+    eval_items=6,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +48,14 @@ def evaluated(monkeypatch) -> list[str]:
 
 def experiment(**changes) -> ExperimentConfig:
     return ExperimentConfig(
-        name="taught", size=STUDENT, teacher="scenes/teacher", role="distilled", data=DataConfig(limit=8),
-        evaluation=HeldOutConfig(latency_repeats=0), train=CONFIG.replace(**changes),
-    )  # fmt: skip
+        name="taught",
+        size=STUDENT,
+        teacher="scenes/teacher",
+        role="distilled",
+        data=DataConfig(limit=8),
+        evaluation=HeldOutConfig(latency_repeats=0),
+        train=CONFIG.replace(**changes),
+    )
 
 
 def go(folder, progress=False, **changes) -> dict:

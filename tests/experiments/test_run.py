@@ -57,10 +57,13 @@ def test_a_seed_is_a_student(teacher):
 @pytest.mark.parametrize(
     ("typed", "init_from", "abilities"),
     [
-        ("vlp,itm=0", [], {"itc", "lm", "vqa"}), ("hr,at", [], {"itc", "itm", "lm", "vqa"}), ("kd.lm,hr", [], {"lm"}),
-        ("lm", ["scenes/student"], {"itc", "itm", "lm", "vqa"}), ("itc", ["image=scenes/student"], {"itc"}),
+        ("vlp,itm=0", [], {"itc", "lm", "vqa"}),
+        ("hr,at", [], {"itc", "itm", "lm", "vqa"}),
+        ("kd.lm,hr", [], {"lm"}),
+        ("lm", ["scenes/student"], {"itc", "itm", "lm", "vqa"}),
+        ("itc", ["image=scenes/student"], {"itc"}),
     ],
-)  # fmt: skip
+)
 def test_abilities_are_those_trained_or_initialized(typed, init_from, abilities):
     train = TrainConfig(steps=2, batch_size=4, warmup=1, weights=weights(typed))
     ready = prepare(DISTILL.replace(init_from=tuple(init_from), train=train))
@@ -78,10 +81,11 @@ def test_what_cannot_be_evaluated_is_not_trained(typed):
     [
         (dict(teacher="runs/none", role="distilled"), "there is no model"),
         (dict(init_from=("runs/none",)), "there is no model"),
-        (dict(size="huge"), "no model size"), (dict(size="huge", tokenizer=None), "no model size"),
+        (dict(size="huge"), "no model size"),
+        (dict(size="huge", tokenizer=None), "no model size"),
         (dict(train=TrainConfig(weights={"itm": 1.0})), "no trained task"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_found_before_images_are_read(changes, message, monkeypatch):
     monkeypatch.setattr(DataSet, "verify", lambda _: pytest.fail("read"))
     with pytest.raises(UserError, match=message):
@@ -92,9 +96,12 @@ def test_faults_of_two_sets_of_one_split_are_added_up(damaged, tmp_path):
     write_folder(tmp_path / "more", {"train": Scenes("val", size=4)})
     (tmp_path / "more" / "images" / "train-000001.png").write_bytes(b"broken")
     experiment = ExperimentConfig(
-        "scenes-student", tokenizer="scenes/teacher", data=DataConfig(damaged[1], "train", on_error="skip"),
-        evaluation=HeldOutConfig(data=str(tmp_path / "more"), split="train"), train=TrainConfig(batch_size=4),
-    )  # fmt: skip
+        "scenes-student",
+        tokenizer="scenes/teacher",
+        data=DataConfig(damaged[1], "train", on_error="skip"),
+        evaluation=HeldOutConfig(data=str(tmp_path / "more"), split="train"),
+        train=TrainConfig(batch_size=4),
+    )
     with pytest.warns(UserWarning):
         assert prepare(experiment).skipped == {"train": 2}
 

@@ -23,9 +23,12 @@ CONFIG = TrainConfig(
     steps=4, batch_size=4, warmup=1, log_every=1, weights={"itc": 1.0, "lm": 1.0}, eval_every=2, eval_items=4
 )
 EXPERIMENT = ExperimentConfig(
-    "scenes-student:image_layers=1,text_layers=2", tokenizer="scenes/teacher", name="alone", train=CONFIG,
+    "scenes-student:image_layers=1,text_layers=2",
+    tokenizer="scenes/teacher",
+    name="alone",
+    train=CONFIG,
     evaluation=HeldOutConfig(latency_repeats=0),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)

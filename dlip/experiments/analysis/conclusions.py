@@ -264,8 +264,11 @@ def claim_text(row: pd.Series) -> str:
     """Describe a claim's effect, limits, range and verdict, or why there is no effect."""
     if math.isnan(row["effect"]):
         return row["why"]
-    ends = [f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}" for side in ("low", "high")
-            if math.isfinite(row[f"range_{side}"])]  # fmt: skip
+    ends = [
+        f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}"
+        for side in ("low", "high")
+        if math.isfinite(row[f"range_{side}"])
+    ]
     effect_ = f"{row['effect']:+.2f} points from {row['seeds']} of {row['planned']} seeds, claimed {' and '.join(ends)}"
     beside = "" if row["decides"] else " (shown beside, decides nothing)"
     if math.isnan(row["low"]):

@@ -62,10 +62,17 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
             gain = own.effect(difference(row.name, first.name), parts)
         except ValueError:
             continue
-        out.append(dict(
-            name=row.name, role=row.role, gain=gain.value, low=gain.limit(LEVEL), high=gain.limit(1 - LEVEL),
-            paper=row.paper_score(score) - first.paper_score(score), seeds=gain.seeds,
-        ))  # fmt: skip
+        out.append(
+            dict(
+                name=row.name,
+                role=row.role,
+                gain=gain.value,
+                low=gain.limit(LEVEL),
+                high=gain.limit(1 - LEVEL),
+                paper=row.paper_score(score) - first.paper_score(score),
+                seeds=gain.seeds,
+            )
+        )
     return pd.DataFrame(out, columns=COLUMNS)
 
 

@@ -105,10 +105,12 @@ def effect(runs: Runs, weights: Mapping[str, float], spread: Spread) -> Effect:
     """
     if not (seeds := runs.seeds_of(weights)):
         raise ValueError("the rows share no seed")
-    shares = np.array([
-        weights.get(row, 0.0) / len(seeds) if seed in seeds else 0.0
-        for row, seed in zip(runs.rows, runs.seeds, strict=True)
-    ])  # fmt: skip
+    shares = np.array(
+        [
+            weights.get(row, 0.0) / len(seeds) if seed in seeds else 0.0
+            for row, seed in zip(runs.rows, runs.seeds, strict=True)
+        ]
+    )
     error = spread.deviation * math.sqrt((shares**2).sum()) if spread.dof else math.nan
     return Effect(float(shares @ runs.values), len(seeds), error, spread.dof, runs.drawn @ shares)
 

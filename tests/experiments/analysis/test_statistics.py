@@ -54,14 +54,6 @@ def test_pooled_deviation_counted_by_hand():
     assert more.deviation == pytest.approx(spread.deviation) and more.dof == 2
 
 
-def test_pooled_deviation_is_the_residual_of_a_two_way_table():
-    table = np.random.default_rng(0).normal(0, 2, (ROWS, SEEDS))
-    residual = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-    spread = pooled_spread(NAMES, NUMBERS, table.ravel())
-    assert spread.dof == (ROWS - 1) * (SEEDS - 1)
-    assert spread.deviation == pytest.approx(math.sqrt((residual**2).sum() / spread.dof))
-
-
 def test_rows_with_fewer_seeds_are_pooled_too():
     """Three rows with six seeds and two with two: each row and each seed takes one of 22 degrees of freedom."""
     names = [f"row {i}" for i in range(3) for _ in range(6)] + ["row 3"] * 2 + ["row 4"] * 2
@@ -99,13 +91,6 @@ def test_effects_are_over_the_seeds_that_rows_share():
     assert found.seed_error == pytest.approx(2.0 * math.sqrt(1 / 2 + 1 / 2))
     with pytest.raises(ValueError, match="share no seed"):
         effect(runs(["a", "b"], [0, 1], [1, 2]), {"a": 1, "b": -1}, Spread(2.0, 4))
-
-
-def test_half_width_is_that_of_a_difference():
-    spread = Spread(1.5, 15)
-    own = runs(["a"] * 6 + ["b"] * 6, [*range(6)] * 2, np.zeros(12))
-    found = effect(own, {"a": 1, "b": -1}, spread)
-    assert half_width(spread, 6) == pytest.approx(found.limit(1 - LEVEL), rel=0.005) == pytest.approx(1.518, rel=0.005)
 
 
 @pytest.mark.parametrize("lift", [0.0, 10.0])
@@ -152,14 +137,6 @@ def test_a_detectable_effect_is_seen_in_80_percent_of_grids():
     true = noncentrality(15, 0.8) * math.sqrt(2 / SEEDS)  # runs deviate by 1
     seen = np.mean([one.limit(LEVEL) > 0 for one in simulated_effects(true, 1500)])
     assert 0.77 <= seen <= 0.83
-
-
-def test_detectable_effect_counts_the_noise_of_images():
-    drawn = np.random.default_rng(0).normal(1, 0.3, DRAWS)
-    found = Effect(1.0, 6, 0.4, 15, drawn)
-    assert found.error == pytest.approx(0.5, rel=0.02)
-    dof = 15 * (found.error / 0.4) ** 4  # of both together, 36.6
-    assert found.detectable() == pytest.approx(found.error * noncentrality(dof, 0.8))
 
 
 # --- collapsed runs ---------------------------------------------------------------------------------------------------
