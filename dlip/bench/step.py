@@ -23,15 +23,15 @@ from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import VOCABULARY_IMAGES, new_model, new_student
+from dlip.losses.text import weights
 from dlip.models.config import ModelConfig
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget
 from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
-from dlip.training.terms import AT, HR, VLP
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 
 VOCABULARY = 30_524
@@ -132,8 +132,8 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
     dataset = data_sets.open(data, split, 4 * batch)
     teacher = new_model("blip-base", bert_sized_tokenizer(dataset), 0)
     student = new_student("dlip-small", teacher, 0)
-    weights = {**VLP, **HR, **AT} | ({} if dataset[0].questions else {"vqa": 0.0})
-    config = TrainConfig(steps=1, batch_size=batch, precision=variant.precision, weights=weights)
+    terms = weights("vlp,hr,at") | ({} if dataset[0].questions else {"vqa": 0.0})
+    config = TrainConfig(steps=1, batch_size=batch, precision=variant.precision, weights=terms)
     connection.send(budget(student, dataset, config, teacher))
     device = machine.device()
     learner = Learner(student, teacher, config).to(device).train()

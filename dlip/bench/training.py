@@ -10,11 +10,11 @@ from dlip.common.torch_private import ONEDNN_LINEAR
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_student
+from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
-from dlip.training.terms import AT, HR, KD, VLP
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3
@@ -33,8 +33,8 @@ def run(rounds: int = 10) -> tuple[dict, list[dict]]:
     and share in % of each of `KINDS`.
     """
     teacher, dataset = VLM.load("scenes/teacher"), Scenes("train-small", size=BATCH)
-    weights = {**VLP, **HR, **AT, **KD}
-    config = TrainConfig(steps=1, batch_size=BATCH, questions=QUESTIONS, weights=weights)
+    terms = weights("vlp,hr,at,kd")
+    config = TrainConfig(steps=1, batch_size=BATCH, questions=QUESTIONS, weights=terms)
     teacher_outputs = Teacher(teacher.med)
     collate = Collate(teacher.tokenizer, teacher.image_size, teacher.med.config.max_text, questions=QUESTIONS)
     batch = collate([dataset[i] for i in range(BATCH)])

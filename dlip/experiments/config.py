@@ -7,9 +7,9 @@ from typing import Literal
 from dlip.common.errors import UserError
 from dlip.common.fields import Config, check, option
 from dlip.common.options import comma_separated, to_argv
+from dlip.losses.text import weights
 from dlip.models.tasks import TASKS, Reranker
 from dlip.training.config import TrainConfig
-from dlip.training.terms import AT, HR, VLP
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class ExperimentConfig(Config):
         return super().from_dict({name: value for name, value in values.items() if name not in ("model", "inputs")})
 
 
-COMMAND_DEFAULTS = {"train": {}, "distill": {"weights": VLP | HR | AT, "role": "distilled"}}
+COMMAND_DEFAULTS = {"train": {}, "distill": {"weights": weights("vlp,hr,at"), "role": "distilled"}}
 """Command -> defaults of its options where they are not those of ExperimentConfig."""
 
 

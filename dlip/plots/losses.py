@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
+from dlip.losses import TERMS
 from dlip.plots.style import COLORS, INK, figure
 from dlip.records.schema import ROLES
-from dlip.training.terms import GROUPS
 
 UNITS = {"hr": "1 − cosine", "total": "weighted sum"}
 """Group of loss terms -> unit; all others are in nats."""
@@ -75,14 +75,15 @@ def ends_by_role(curves: list[Curve], digits: str, unit: str = "") -> str:
 
 
 def term_curves(losses: dict[str, list[float]], steps: int | None = None) -> go.Figure:
-    """A panel per group of loss terms (`dlip.training.terms.GROUPS`), in it a line per unweighted term.
+    """A panel per group of loss terms (`dlip.losses.text.groups`), in it a line per unweighted term.
 
     losses: as returned by `dlip.training.run_folder.Run.losses`, empty before the first row. steps: end of the x axis;
     by default the last row.
     """
-    groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}
-    panels = {name: [term for term in terms if term in losses] for name, terms in groups.items()}
-    panels = {name: terms for name, terms in panels.items() if terms}
+    panels = {}
+    for term in sorted(losses.keys() & TERMS.keys(), key=list(TERMS).index):
+        own = "vlp" if not TERMS[term].distills else term
+        panels.setdefault(TERMS[term].group or own, []).append(term)
     fig = figure(_term_finding(losses, steps), max(1, len(panels)), GAP)
     for column, (name, terms) in enumerate(panels.items(), 1):
         for term, shade in zip(terms, SHADES, strict=False):

@@ -1,14 +1,15 @@
 """How a model is trained: a validated dataclass, the only place where a training option is declared."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from dlip.common.errors import UserError
 from dlip.common.fields import Config, check, option
 from dlip.common.options import comma_separated
+from dlip.losses import text as terms
+from dlip.losses.term import TERMS
 from dlip.models.tasks import SOURCES
-from dlip.training import terms
-from dlip.training.terms import TERMS, TRAINED, VLP
 
 CACHE = "runs/cache"
 """Default folder of cached outputs of teachers and image backbones."""
@@ -57,7 +58,9 @@ class TrainConfig(Config):
     """Compile the layers of teacher and student with torch.compile; the first steps take minutes."""
     seed: int = option(0, least=0, most=2**32 - 1)
     """Seed of the initial weights, the data order and dropout."""
-    weights: dict[str, float] = option(factory=VLP.copy, parse=terms.weights, show=terms.terms_text, metavar="TERMS")
+    weights: dict[str, float] = option(
+        factory=partial(terms.weights, "vlp"), parse=terms.weights, show=terms.terms_text, metavar="TERMS"
+    )
     """Loss terms and groups with their weights, as in vlp,hr,kd.lm=0.5; a term without weight is not computed."""
     start_term_at: dict[str, int] = option(factory=dict, parse=terms.starts, show=terms.terms_text, metavar="TERMS")
     """Optimizer steps after which loss terms join, as in vlp=500,itm=900; 0 for terms not named."""
@@ -115,8 +118,8 @@ class TrainConfig(Config):
             raise UserError(
                 f"train.layers[{wrong[0]!r}] is {pairs[wrong[0]]}; give pairs (teacher layer, student layer)"
             )
-        if unknown := sorted({*self.weights, *self.start_term_at} - set(TERMS)):
-            raise UserError(f"there is no loss term {unknown[0]!r}; the terms are {', '.join(TERMS)}")
+        for term in (*self.weights, *self.start_term_at):
+            terms.check_name(term)
         if unknown := sorted(set(self.layers) - set(SOURCES)):
             raise UserError(f"train.layers has no source {unknown[0]!r}; it has {', '.join(SOURCES)}")
         for term, weight in self.weights.items():
@@ -135,7 +138,7 @@ class TrainConfig(Config):
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
         if unknown := sorted(set(self.freeze) - {"image", "text"}):
             raise UserError(f"train.freeze has no part {unknown[0]!r}; it has image and text")
-        if idle := [t for t, weight in self.weights.items() if weight and set(self.freeze) >= TRAINED.get(t, {"all"})]:
+        if idle := [t for t, weight in self.weights.items() if weight and set(self.freeze) >= TERMS[t].trains]:
             raise UserError(f"{idle[0]} trains nothing that is not frozen; set its weight to 0, or change train.freeze")
         if "image" in self.freeze and self.backbone_lr:
             raise UserError("the image backbone is frozen too; drop train.backbone_lr, or image of train.freeze")

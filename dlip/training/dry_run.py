@@ -21,10 +21,10 @@ from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import layer_matrices
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 
 PROBE_IMAGES = 4

@@ -5,8 +5,7 @@ One training step, in reading order:
 1. `_train` below draws a step's micro-batches from `dlip.data.loader`.
 2. `dlip.training.optimizer.OptimizerStep` runs forward and backward on each, clips, and updates the weights.
 3. `dlip.training.learner.Learner` turns a micro-batch into named losses. It calls the student (`dlip.models.med.Med`),
-4. the student's own losses (`dlip.training.objectives`: itc, itm, lm, vqa, tags), and
-5. the losses between student and teacher (`dlip.training.distillation`: hr.*, at.*, kd.*).
+4. the teacher (`dlip.training.teacher`), and the loss terms (`dlip.losses`), each a class.
 """
 
 import math
@@ -29,17 +28,19 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
+from dlip.losses.fit import check_teacher
+from dlip.losses.term import TERMS, Setup
+from dlip.losses.text import distills
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import require_fp32_blip, warn_if_emulated
 from dlip.training.caches.features import FeatureCache, WithoutImages
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
-from dlip.training.distillation import Distiller, Teacher
 from dlip.training.layer_modes import set_layer_modes
-from dlip.training.learner import Learner
+from dlip.training.learner import Learner, make_terms
 from dlip.training.optimizer import OptimizerStep, learning_rate
 from dlip.training.run_folder import Run, Stopwatch, run_inputs, set_random_states
-from dlip.training.terms import NEEDS, distills
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 
 MIN_LAST_LR_SHARE = 1e-2
@@ -234,7 +235,9 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
             raise UserError("teacher and student are one model, which cannot be frozen and trained; load it twice")
         if not terms:
             raise UserError("no term of hr.*, at.* or kd.* has a weight; set one, or drop the teacher")
-        Distiller.between(student, teacher, config)
+        check_teacher(student, teacher, config.weights)
+        vocabulary = student.tokenizer and student.tokenizer.vocabulary
+        make_terms(Setup(student.med, teacher.med, config, vocabulary=vocabulary), distilling=True)  # do layers fit?
         if config.cache and (len(teacher.med.members) > 1 or not teacher.med.reads(student.tokenizer.vocabulary)):
             raise UserError("outputs of a teacher of several checkpoints, or of another vocabulary, cannot be cached; "
                             "train without the cache")  # fmt: skip
@@ -275,7 +278,7 @@ def check_data(dataset, config: TrainConfig) -> None:
 
     Some images may have captions and others questions: each term learns from those that have what it needs.
     """
-    needs = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
+    needs = {TERMS[term].needs: term for term, weight in config.weights.items() if weight}
     for noun, term in needs.items():
         if noun not in dataset.fields | {"images"}:
             raise UserError(

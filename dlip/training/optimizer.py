@@ -12,10 +12,9 @@ from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.models.med import ImageLayer, Med, TextLayer
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
 from dlip.training.muon import Muon
-from dlip.training.terms import MEAN_OVER
+from dlip.training.teacher import Teacher
 
 BETAS = (0.9, 0.98)
 """Decays of AdamW's moments."""
@@ -72,7 +71,7 @@ def layer_matrices(med: Med) -> list[nn.Parameter]:
 
 
 def counts(batch: Batch, prompt: int) -> dict[str, int]:
-    """Counts of images, captions and tokens in a batch, by the names in `MEAN_OVER`. prompt: tokens of the prompt."""
+    """Counts of images, captions and tokens in a batch, by the names of `Term.averages_over`. prompt: its tokens."""
     captions, tokens = batch.captioned.sum().item(), batch.caption_mask.sum().item()
     return {
         "images": len(batch), "captions": captions, "tokens": tokens, "decoder tokens": tokens + prompt * captions,
@@ -123,8 +122,8 @@ class OptimizerStep:
     def _micro_batch_weights(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
         """Per-micro-batch loss weights, so that accumulated gradients equal those of one large batch.
 
-        A term is a mean (`MEAN_OVER`), so its weight is a micro-batch's count of what it is over, divided by the mean
-        count of the step's micro-batches, over all processes.
+        A term is a mean (`Term.averages_over`), so its weight is a micro-batch's count of what it is over, divided by
+        the mean count of the step's micro-batches, over all processes.
         """
         if len(micro_batches) == 1:
             return [{}]
@@ -138,7 +137,8 @@ class OptimizerStep:
         """Add a micro-batch's losses to `losses` and its gradients to the parameters'."""
         batch = batch.to(self.accelerator.device)
         losses = self.model(batch, teacher, step, step / self.steps_per_epoch)
-        losses = {term: loss * weights.get(self._mean_over(term), 1.0) for term, loss in losses.items()}
+        over = {term.name: term.averages_over for term in self.learner.terms.values()}
+        losses = {term: loss * weights.get(over[term], 1.0) for term, loss in losses.items()}
         total = sum(self.config.weights[term] * loss for term, loss in losses.items())
         means = self.accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
         for term, mean in zip([*losses, "total"], means, strict=True):
@@ -148,10 +148,6 @@ class OptimizerStep:
             self._mark_nonfinite(bad or ["the total"], step)
         if not self.nonfinite:
             self.accelerator.backward(total)
-
-    def _mean_over(self, term: str) -> str:
-        pooled = self.learner.distiller is not None and self.learner.distiller.pooled_text
-        return "captions" if pooled and term == "hr.text" else MEAN_OVER.get(term, "captions")
 
     def _update(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> None:
         """Clip the accumulated gradients and change the weights, unless something is non-finite."""

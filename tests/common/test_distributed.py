@@ -27,18 +27,19 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import run
+from dlip.losses.contrastive import NO_ID
+from dlip.losses.text import weights
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
 from dlip.training.loop import train
-from dlip.training.objectives import NO_ID
 from dlip.training.run_folder import Run
-from dlip.training.terms import AT, HR, KD, VLP
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 from tests.training.helpers import untimed_rows
 
+AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")
 TRAIN = Scenes("train-small", size=24)
 ALL_TERMS = TrainConfig(
     weights={**VLP, "tags": 1.0, **HR, **AT, **KD}, momentum=0.9, queue=8, center_states=True, batch_size=8, questions=2
@@ -98,11 +99,11 @@ def one_step(config: TrainConfig, rank: int = 0, world_size: int = 1) -> dict:
     learner = Learner(student, teacher, config, TRAIN[0].tags.shape[1]).train()
     torch.manual_seed(4)
     for name, parameter in learner.named_parameters():
-        if name.startswith(("tag_head", "distiller")):
+        if name.startswith("terms.") and parameter.requires_grad:
             parameter.data = 0.2 * torch.randn_like(parameter)
     if config.momentum:
-        learner.momentum.images.copy_(queue[0, part])
-        learner.momentum.texts.copy_(queue[1, part])
+        learner.terms["itc"].momentum.images.copy_(queue[0, part])
+        learner.terms["itc"].momentum.texts.copy_(queue[1, part])
     batch = Collate(student.tokenizer, 48, 40, questions=config.questions)(mixed_items()[part])
     model = learner
     if world_size > 1:
@@ -113,8 +114,8 @@ def one_step(config: TrainConfig, rank: int = 0, world_size: int = 1) -> dict:
     result = {"losses": {term: loss.item() for term, loss in losses.items()}, "tokens": batch.ids.shape[1]}
     result["gradients"] = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
     if config.momentum:
-        learner.momentum.update(learner.med)
-        result["queue"] = learner.momentum.ids.tolist()
+        learner.terms["itc"].momentum.update(learner.med)
+        result["queue"] = learner.terms["itc"].momentum.ids.tolist()
     return result
 
 
@@ -236,7 +237,7 @@ def test_resume_is_bit_exact(two_processes):
     (tensors, about), (expected, _) = map(read_tensors, paths)
     assert about["processes"] == 2 and tensors.keys() == expected.keys()
     assert not [name for name in tensors if not torch.equal(tensors[name], expected[name])]
-    for name in ("rng.cpu", "learner.momentum.images", "learner.momentum.ids"):
+    for name in ("rng.cpu", "learner.terms.itc.momentum.images", "learner.terms.itc.momentum.ids"):
         assert not torch.equal(tensors[name], tensors[f"1.{name}"]), name
 
 

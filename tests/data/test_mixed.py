@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
-from dlip.training.terms import AT, HR, KD, VLP
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
+
+AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")
 
 WORDED = [term for term in {**VLP, **HR, **AT, **KD} if term not in ("vqa", "kd.vqa", "hr.image")]
 
@@ -39,8 +41,8 @@ def test_rows_without_caption_add_no_loss(changes, make_med, make_batch):
         torch.testing.assert_close(mixed[term], captioned[term], msg=term)
     sum(mixed.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
-    if learner.momentum:
-        assert learner.momentum.waiting[0][2].tolist() == part.image_id.tolist()
+    if momentum := learner.terms["itc"].momentum:
+        assert momentum.waiting[0][2].tolist() == part.image_id.tolist()
 
 
 @pytest.mark.parametrize("changes", [{}, dict(momentum=0.9, queue=4)])

@@ -7,7 +7,9 @@ import dlip
 from dlip.common.errors import UserError
 from dlip.data import Example
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.training.terms import AT, HR, VLP
+from dlip.losses.text import weights
+
+AT, HR, VLP = weights("at"), weights("hr"), weights("vlp")
 
 SIZE = "scenes-student:image_layers=1,text_layers=1"
 SHORT = {"steps": 2, "batch_size": 4, "warmup": 1, "log_every": 1}

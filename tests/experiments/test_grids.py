@@ -22,8 +22,10 @@ from dlip.experiments.grids import (
     module_row,
     student_size,
 )
+from dlip.losses.text import weights
 from dlip.models.config import preset
-from dlip.training.terms import AT, HR, KD, weights
+
+AT, HR, KD = weights("at"), weights("hr"), weights("kd")
 
 VLP_ORDER = ("itc", "lm", "vqa")
 VLP = {*VLP_ORDER}

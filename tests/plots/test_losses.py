@@ -3,10 +3,10 @@
 import pytest
 
 from dlip.common.errors import UserError
+from dlip.losses import TERMS
 from dlip.plots import COLORS, loss_curves, term_curves, terms
 from dlip.plots.losses import SHADES
 from dlip.records.schema import ROLES
-from dlip.training.terms import TERMS
 from tests.helpers import make_record
 from tests.plots.helpers import numbers_of, title_of
 

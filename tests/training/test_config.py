@@ -5,8 +5,11 @@ import json
 import pytest
 
 from dlip.common.errors import UserError
+from dlip.losses import TERMS
+from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
-from dlip.training.terms import AT, HR, KD, TERMS, VLP
+
+AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")
 
 
 def test_defaults_are_the_papers():

@@ -15,10 +15,10 @@ from dlip.experiments.run import new_model, new_student
 from dlip.models.config import scenes_size
 from dlip.training import dry_run as costs
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget, extrapolate, first_images, probe
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 
 

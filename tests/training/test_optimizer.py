@@ -8,14 +8,16 @@ import torch
 
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
+from dlip.losses.contrastive import MomentumITC
+from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.loop import train
-from dlip.training.objectives import MomentumITC
 from dlip.training.optimizer import learning_rate, make_optimizer
-from dlip.training.terms import HR, VLP
 from dlip.vlm import VLM
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
+
+HR, VLP = weights("hr"), weights("vlp")
 
 
 def test_learning_rates_by_hand():
@@ -80,7 +82,7 @@ def test_muon_steps_the_matrices_of_the_layers(make_vlm):
     one_layer = ["attention.self.query", "attention.output.dense", "crossattention.self.value", "output.dense"]
     assert {f"med.text_encoder.encoder.layer.0.{part}.weight" for part in one_layer} <= {*first}
     others = ["text_encoder.embeddings.word_embeddings", "vision_model.embeddings.patch_embedding", "vision_proj"]
-    assert {f"med.{name}.weight" for name in [*others, "itm_head"]} | {"tag_head.weight"} <= {*chain(*rest)}
+    assert {f"med.{name}.weight" for name in [*others, "itm_head"]} | {"terms.tags.head.weight"} <= {*chain(*rest)}
     assert type(make_optimizer(learner, config.replace(optimizer="adamw"))) is torch.optim.AdamW
 
 
@@ -250,7 +252,7 @@ def test_skipped_steps(optimizer, gradient, accumulate, make_vlm, tmp_path, monk
     assert actual[5] == pytest.approx(expected[5], rel=0.1)  # without micro-batches of the step that was left out
     kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}
     assert all(tensor.isfinite().all() for tensor in kept[6].values())
-    assert kept[4]["learner.momentum.place"] == 3 * config.batch_size % 12
+    assert kept[4]["learner.terms.itc.momentum.place"] == 3 * config.batch_size % 12
 
 
 @pytest.mark.filterwarnings("ignore:non-finite")
@@ -259,7 +261,7 @@ def test_vectors_of_a_skipped_step_stay_out_of_the_queue(make_med, make_batch):
     learner(make_batch(), None, 0, 0.0)
     learner.after_skipped_step()
     learner.after_step()
-    assert learner.momentum.place == 0
+    assert learner.terms["itc"].momentum.place == 0
 
 
 def test_resume_after_only_skipped_steps(make_vlm, tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ import pytest
 from dlip.cli import main, parse
 from dlip.common.errors import UserError
 from dlip.experiments.config import ExperimentConfig
+from dlip.losses.text import distills, weights
 from dlip.training.recipes import RECIPES
-from dlip.training.terms import AT, HR, distills, weights
 from tests.helpers import ROOT
+
+AT, HR = weights("at"), weights("hr")
 
 PAGE = (ROOT / "docs" / "training.md").read_text()
 

@@ -22,7 +22,7 @@ from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import with_prompt
 from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.config import CACHE_GB
-from dlip.training.distillation import Teacher
+from dlip.training.teacher import Teacher
 
 VERSION = 3
 """Version of the layout on disk."""

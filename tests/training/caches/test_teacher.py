@@ -23,18 +23,21 @@ from dlip.data.dataset import FirstN
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
+from dlip.losses.text import weights
 from dlip.models.features import hard_negatives
 from dlip.models.med import Med
 from dlip.training.caches import disk
 from dlip.training.caches.disk import lock_path
 from dlip.training.caches.teacher import TeacherCache, cached_outputs
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
-from dlip.training.terms import AT, HR, KD, VLP
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 from tests.helpers import shaken
+from tests.losses.helpers import Pair
 from tests.training.helpers import InterruptedDataset
+
+AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")
 
 LAYERS = {"image": ((0, 0),), "fusion": ((0, 0), (1, 1)), "decoder": ((0, 1),)}
 
@@ -84,7 +87,7 @@ def test_cached_outputs_equal_live_ones(layers, precision, captioned, teacher, i
         teacher.med.bfloat16()
     live = Teacher(teacher.med)
     cached = TeacherCache(tmp_path, live, images, collate_for(teacher), layers)
-    distiller = Distiller(teacher.med.config, teacher.med, {**HR, **AT, **KD}, layers)
+    distiller = Pair(teacher.med.config, teacher.med, {**HR, **AT, **KD}, layers)
     want = distiller.want("teacher")
     for batch in batches(teacher, images):
         pairs = hard_negatives(torch.randn(8, 8), batch.image_id)
@@ -110,7 +113,7 @@ def test_layers_without_cross_attention_are_cached(tiny, images, tmp_path):
     layers = {"fusion": ((0, 0),)}
     live = Teacher(copy.deepcopy(tiny.med))  # Teacher freezes its model, and other tests train `tiny`
     cached = TeacherCache(tmp_path, live, images, collate_for(tiny), layers)
-    want = Distiller(tiny.med.config, tiny.med, HR, layers).want("teacher")
+    want = Pair(tiny.med.config, tiny.med, HR, layers).want("teacher")
     batch = next(iter(batches(tiny, images)))
     kept, true = (model(batch, want).states("fusion", 0)[batch.mask] for model in (cached, live))
     torch.testing.assert_close(kept, true, atol=2e-3, rtol=2e-3)
@@ -128,7 +131,7 @@ def test_works_without_fallocate(teacher, images, tmp_path, monkeypatch):
 
 def test_loss_of_equal_models_is_zero(teacher, images, tmp_path):
     cached = TeacherCache(tmp_path, Teacher(teacher.med), images, collate_for(teacher))
-    distiller = Distiller(teacher.med.config, teacher.med, {**HR, **AT, **KD})
+    distiller = Pair(teacher.med.config, teacher.med, {**HR, **AT, **KD})
     for batch in batches(teacher, images):
         with torch.no_grad():
             mine = teacher.med(batch, distiller.want("student"))
@@ -214,7 +217,7 @@ FILL = """
 from dlip.training.caches.teacher import TeacherCache
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
-from dlip.training.distillation import Teacher
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 import dlip.training.caches.disk
 dlip.training.caches.disk.BLOCK_IMAGES = 16

@@ -9,14 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dlip.losses.attention_maps import map_loss
+from dlip.losses.hidden_states import centered, cosine_loss
+from dlip.losses.logits import logit_loss
+from dlip.losses.text import weights
 from dlip.models.features import Want
 from dlip.models.tasks import SOURCES
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Distiller, Teacher, centered, cosine_loss, logit_loss, map_loss
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
-from dlip.training.terms import AT, HR, KD
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
+from tests.losses.helpers import Pair
+
+AT, HR, KD = weights("at"), weights("hr"), weights("kd")
 
 TERMS = {**HR, **AT, **KD}
 OTHER = dict(  # unequal widths, heads, depths, grids and image sizes, and a layer without cross-attention
@@ -26,7 +32,7 @@ OTHER = dict(  # unequal widths, heads, depths, grids and image sizes, and a lay
 
 
 def losses(student, teacher, batch, weights=TERMS, distiller=None, **options) -> dict[str, torch.Tensor]:
-    distiller = distiller or Distiller(student.config, teacher, weights, **options)
+    distiller = distiller or Pair(student.config, teacher, weights, **options)
     torch.manual_seed(5)  # the same negatives every time
     features = student(batch, distiller.want("student"))
     return distiller(features, Teacher(teacher)(batch, distiller.want("teacher"), features.pairs))
@@ -62,7 +68,7 @@ def test_loss_and_gradients_of_equal_models_are_zero(term, changes, make_med, ma
 @pytest.mark.parametrize("changes", [{}, OTHER])
 def test_each_term_falls_when_trained_alone(term, changes, make_med, make_batch):
     student, teacher, batch = make_med(1, **changes), make_med(0), make_batch()
-    distiller = Distiller(student.config, teacher, {term: 1.0}, learn_teacher_projection=False)
+    distiller = Pair(student.config, teacher, {term: 1.0}, learn_teacher_projection=False)
     adam = torch.optim.Adam([*student.parameters(), *distiller.parameters()], 3e-3)
     values = []
     for _ in range(12):
@@ -82,7 +88,7 @@ def test_each_term_falls_when_trained_alone(term, changes, make_med, make_batch)
 def test_padding_does_not_change_losses(changes, center, make_med, make_batch):
     prompt = {k: v for k, v in changes.items() if k == "prompt_ids"}
     student, teacher, batch = make_med(1, **changes), make_med(0, **prompt), make_batch()
-    distiller = Distiller(student.config, teacher, TERMS, center_states=center)
+    distiller = Pair(student.config, teacher, TERMS, center_states=center)
     plain = losses(student, teacher, batch, distiller=distiller)
     padded = losses(student, teacher, pad_more(batch), distiller=distiller)
     assert plain.keys() == TERMS.keys()
@@ -95,7 +101,7 @@ def test_padding_does_not_change_losses(changes, center, make_med, make_batch):
 def test_losses_are_means_over_tokens(term, make_med, make_batch):
     """A batch's loss is the mean over all tokens: that of two halves, weighted by their tokens."""
     student, teacher, batch = make_med(1), make_med(0), make_batch(size=6)
-    distiller = Distiller(student.config, teacher, {term: 1.0})
+    distiller = Pair(student.config, teacher, {term: 1.0})
     batch_loss = losses(student, teacher, batch, distiller=distiller)[term]
     mask = batch.answer_mask if term == "kd.vqa" else batch.mask
     total = count = 0
@@ -134,7 +140,7 @@ def test_centering_reveals_what_a_shared_bias_hides(make_med, make_batch):
     with torch.no_grad():
         for model in (student, teacher):
             model.vision_model.post_layernorm.bias.add_(10)
-    plain, center = (losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (0, 1))
+    plain, center = (losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (False, True))
     assert plain < 0.05 and center > 0.5
 
 
@@ -205,11 +211,11 @@ def test_golden_numbers(make_med, make_batch, monkeypatch):
 
 def test_last_layers_are_compared_by_default(make_med):
     student, teacher = make_med(text_layers=2, image_layers=2).config, make_med(text_layers=4, image_layers=3)
-    plain = Distiller(student, teacher, TERMS)
+    plain = Pair(student, teacher, TERMS)
     assert set(plain.want("teacher").layers.values()) == set(plain.want("student").layers.values()) == {(-1,)}
-    chosen = Distiller(student, teacher, TERMS, {"fusion": ((3, 1), (1, 0)), "image": ((2, 0),)})
-    assert chosen.want("teacher").layers[("fusion", "cross")] == (3, 1)
-    assert chosen.want("student").layers[("fusion", "cross")] == (1, 0)
+    chosen = Pair(student, teacher, TERMS, {"fusion": ((3, 1), (1, 0)), "image": ((2, 0),)})
+    assert chosen.want("teacher").layers[("fusion", "cross")] == (1, 3)
+    assert chosen.want("student").layers[("fusion", "cross")] == (0, 1)
     assert chosen.want("teacher").layers[("image", "states")] == (2,)
     assert chosen.want("student").layers[("image", "states")] == (0,)
     assert chosen.want("student").layers[("text", "states")] == (-1,)
@@ -280,7 +286,7 @@ def test_the_teacher_is_frozen(make_med, make_batch):
     holder = nn.ModuleDict({"teacher": teacher}).train()
     assert holder.training and not any(module.training for module in teacher.modules() if module is not teacher)
     assert not any(p.requires_grad for p in teacher.parameters())
-    want = Distiller(med.config, med, TERMS).want("teacher")
+    want = Pair(med.config, med, TERMS).want("teacher")
     one, two = teacher(batch, want, (torch.arange(5),) * 2), teacher(batch, want, (torch.arange(5),) * 2)
     for task, logits in one.logits.items():
         assert not logits.requires_grad and torch.equal(logits, two.logits[task])
@@ -293,27 +299,26 @@ def test_projections_are_trained(learned, make_med, make_batch):
     config = TrainConfig(weights=HR, learn_teacher_projection=learned)
     learner = Learner(VLM(student, None), VLM(teacher, None), config)
     before = {name: p.clone() for name, p in learner.named_parameters()}
-    sides = {name.split(".")[1] for name in before if name.startswith("distiller.")}
-    assert sides == ({"student_projections", "teacher_projections"} if learned else {"student_projections"})
+    sides = {name.split(".")[2] for name in before if name.startswith("terms.")}
+    assert sides == ({"student", "teacher"} if learned else {"student"})
     adamw = make_optimizer(learner, config)
     sum(learner(batch, Teacher(teacher), 0, 0.0).values()).backward()
     frozen = {name: p.clone() for name, p in teacher.named_parameters()}
     adamw.step()
     still = {name for name, p in learner.named_parameters() if torch.equal(p, before[name])}
-    assert not any(name.startswith("distiller.") for name in still)
+    assert not any(name.startswith("terms.") for name in still)
     assert all(torch.equal(p, frozen[name]) for name, p in teacher.named_parameters())
 
 
 def test_projections_start_as_the_identity_where_widths_are_equal(make_med):
     teacher, other = make_med(), make_med(**OTHER).config
-    same = Distiller(teacher.config, teacher, HR)
-    for linear in (*same.student_projections.values(), *same.teacher_projections.values()):
+    same = Pair(teacher.config, teacher, HR)
+    for linear in (linear for term in same.terms for linear in (*term.student, *term.teacher)):
         assert torch.equal(linear.weight, torch.eye(16)) and linear.bias is None
-    unequal = Distiller(other, teacher, HR)
-    assert {name: tuple(p.shape) for name, p in unequal.student_projections.named_parameters()} == {
-        "image_0.weight": (16, 24), "text_0.weight": (16, 20), "fusion_0.weight": (16, 20), "decoder_0.weight": (16, 20)
-    }  # fmt: skip
-    assert all(torch.equal(linear.weight, torch.eye(16)) for linear in unequal.teacher_projections.values())
+    unequal = Pair(other, teacher, HR)
+    widths = {term.name: term.student[0].weight.shape[1] for term in unequal.terms}
+    assert widths == {"hr.image": 24, "hr.text": 20, "hr.fusion": 20, "hr.decoder": 20}
+    assert all(torch.equal(term.teacher[0].weight, torch.eye(16)) for term in unequal.terms)
 
 
 def test_teacher_matches_the_students_pairs(make_med, make_batch):

@@ -14,15 +14,19 @@ from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.config import DataConfig, ExperimentConfig
 from dlip.experiments.run import prepare, train_tokenizer
+from dlip.losses.fit import check_teacher
+from dlip.losses.text import weights
 from dlip.models.grid_resize import to_grid
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
-from dlip.training.terms import AT, HR, KD
+from dlip.training.teacher import Teacher
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
 from tests.helpers import randomize_weights
+from tests.losses.helpers import Pair
 from tests.training.helpers import SHORT, TRAIN_SCENES, Sparse
+
+AT, HR, KD = weights("at"), weights("hr"), weights("kd")
 
 TERMS = {"kd.itc": 1.0, "hr.image": 1.0, "hr.text": 1.0}
 STUDENT = "scenes-student:image_width=16,text_width=16,text_layers=1,image_layers=1"
@@ -56,8 +60,8 @@ def test_losses_are_those_computed_by_hand(folders):
     teacher, dataset = dlip.load(folders["siglip"]), TRAIN_SCENES
     student = dlip.load("scenes/student")
     batch = Collate(student.tokenizer, 64)([dataset[i] for i in range(6)])
-    config = TrainConfig(weights=TERMS, learn_teacher_projection=False)
-    distiller = Distiller.between(student, teacher, config)
+    vocabulary = student.tokenizer.vocabulary
+    distiller = Pair(student.med.config, teacher.med, TERMS, vocabulary=vocabulary, learn_teacher_projection=False)
     with torch.no_grad():
         features = student.med(batch, distiller.want("student"))
         losses = distiller(features, Teacher(teacher.med)(batch, distiller.want("teacher")))
@@ -70,7 +74,7 @@ def test_losses_are_those_computed_by_hand(folders):
         project = distiller.student_projections
         h_s, h_t = project["image_0"](features.states("image")), to_grid(states, student.med.config.grid)
         torch.testing.assert_close(losses["hr.image"], 1 - F.cosine_similarity(h_s, h_t, dim=-1).mean())
-        h_s = project["text_0"](features.states("text")[:, 0])
+        h_s = project["hr.text"](features.states("text")[:, 0])
         torch.testing.assert_close(losses["hr.text"], 1 - F.cosine_similarity(h_s, texts[:, 0], dim=-1).mean())
 
 
@@ -107,7 +111,7 @@ def test_a_blip_of_another_vocabulary_teaches_by_the_text(make_vlm, foreign, tmp
     weights, student = {**TERMS, "kd.itm": 1.0}, make_vlm()
     items = [TRAIN_SCENES[i] for i in range(6)]
     batch, own = (Collate(vlm.tokenizer, 16, foreign.med.config.max_text)(items) for vlm in (student, foreign))
-    distiller = Distiller.between(student, foreign, TrainConfig(weights=weights))
+    distiller = Pair(student.med.config, foreign.med, weights, vocabulary=student.tokenizer.vocabulary)
     pairs = torch.arange(6), torch.arange(6).roll(1)
     got = Teacher(foreign.med)(batch, distiller.want("teacher"), pairs)
     expected = Teacher(foreign.med)(own, distiller.want("teacher"), pairs)
@@ -131,7 +135,7 @@ def test_the_students_tokenizer(folders, foreign, tmp_path):
         ready = prepare(experiment, verify=False)
         words[name] = ready.student.tokenizer.fast.get_vocab()
         assert ready.compared is ready.teacher
-        Distiller.between(ready.student, ready.teacher, experiment.train)
+        check_teacher(ready.student, ready.teacher, experiment.train.weights)
     trained = train_tokenizer(data_sets.open("scenes", "train-small", 8))
     assert words["clip"] == trained.fast.get_vocab()
     assert words["both"] == foreign.tokenizer.fast.get_vocab()

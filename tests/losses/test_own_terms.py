@@ -1,15 +1,19 @@
 """Each task's loss against a hand-written or torch's own one; the momentum encoders and their queue by hand."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlip.models.features import Features, Want
-from dlip.training import objectives
-from dlip.training.objectives import NO_ID, MomentumITC, cross_entropy, itc_targets
+from dlip.losses import TERMS, At, Setup
+from dlip.losses.contrastive import NO_ID, MomentumITC, itc, itc_targets
+from dlip.losses.term import cross_entropy
+from dlip.models.features import Features, Trace, Want
+from dlip.training.config import TrainConfig
 
 
 def features(ids=None, **values) -> Features:
@@ -18,12 +22,18 @@ def features(ids=None, **values) -> Features:
     return Features(traces={}, mask=mask, image_id=ids, temp=torch.tensor(0.07), rows=torch.arange(len(ids)), **values)
 
 
+def own(name: str, out: Features, **options) -> torch.Tensor:
+    """A term without a teacher, of features."""
+    term = TERMS[name](Setup(None, None, TrainConfig(**options)))
+    return term(At(out, None, None, None, 0.0))
+
+
 def test_itc_of_distinct_images_is_clip_loss():
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
     logits = image @ text.T / 0.07
     clip = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
-    torch.testing.assert_close(objectives.itc(features(logits={"itc": logits})), clip)
+    torch.testing.assert_close(itc(features(logits={"itc": logits})), clip)
 
 
 def test_other_captions_of_an_image_are_positives():
@@ -32,9 +42,9 @@ def test_other_captions_of_an_image_are_positives():
     torch.testing.assert_close(itc_targets(torch.tensor([5, 5, 1, 2])), targets)
     logits = torch.randn(4, 4)
     expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-    torch.testing.assert_close(objectives.itc(features([5, 5, 1, 2], logits={"itc": logits})), expected)
+    torch.testing.assert_close(itc(features([5, 5, 1, 2], logits={"itc": logits})), expected)
     best = torch.where(targets > 0, 20.0, -20.0)
-    assert objectives.itc(features([5, 5, 1, 2], logits={"itc": best})).item() == pytest.approx(
+    assert itc(features([5, 5, 1, 2], logits={"itc": best})).item() == pytest.approx(
         torch.tensor([2.0, 2.0, 1.0, 1.0]).log().mean().item(), abs=1e-5
     )
 
@@ -44,14 +54,14 @@ def test_itm_by_hand():
     logits = torch.tensor([[0.0, 2.0]] * 4 + [[0.0, 2.0]] * 2)
     expected = (4 * torch.tensor(-2.0).exp().log1p() + 2 * torch.tensor(2.0).exp().log1p()) / 6
     labels = torch.tensor([1, 1, 1, 1, 0, 0])
-    torch.testing.assert_close(objectives.itm(features(logits={"itm": logits}, labels={"itm": labels})), expected)
+    torch.testing.assert_close(own("itm", features(logits={"itm": logits}, labels={"itm": labels})), expected)
 
 
 def test_itm_without_negatives(make_med, make_batch):
     batch = make_batch()
     batch.image_id[:] = 3
     out = make_med()(batch, Want(frozenset({"itm"})))
-    assert out.logits["itm"].shape == (5, 2) and objectives.itm(out).isfinite()
+    assert out.logits["itm"].shape == (5, 2) and own("itm", out).isfinite()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -65,7 +75,7 @@ def test_lm_and_vqa_against_torch(make_med, make_batch, smoothing):
             rows.append(out.logits[task][i, skip : skip + n - 1])
             words.append(ids[i, 1:n])
         expected = nn.CrossEntropyLoss(label_smoothing=smoothing)(torch.cat(rows), torch.cat(words))
-        torch.testing.assert_close(getattr(objectives, task)(out, smoothing), expected)
+        torch.testing.assert_close(own(task, out, label_smoothing=smoothing), expected)
 
 
 def test_smoothing_by_hand():
@@ -94,10 +104,10 @@ def start(make_med, make_batch):
 def test_first_momentum_loss_equals_plain_itc(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=0, momentum=0.995, alpha=0.0)
-    torch.testing.assert_close(momentum(out, med, batch), objectives.itc(out))
+    torch.testing.assert_close(momentum(out, med, batch), itc(out))
     soft = MomentumITC(med, queue=0, alpha=0.4)
-    torch.testing.assert_close(soft(out, med, batch, progress=0.0), objectives.itc(out))
-    assert not torch.allclose(soft(out, med, batch, progress=1.0), objectives.itc(out))
+    torch.testing.assert_close(soft(out, med, batch, progress=0.0), itc(out))
+    assert not torch.allclose(soft(out, med, batch, progress=1.0), itc(out))
 
 
 def test_soft_labels_by_hand(start):
@@ -212,10 +222,18 @@ def test_momentum_update_follows_all_micro_batches(start):
 def test_tags_by_hand():
     """Read from the patches, without [CLS]; finer grids are averaged over the cells of the tags."""
     states = torch.tensor([[[9.0, 9.0], [0.0, 100.0], [-100.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])  # [1, 1 + 4, 2]
-    targets = torch.tensor([[[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
-    loss = objectives.tags(nn.Identity(), states, targets)
+
+    def tag_loss(targets: list):
+        setup = Setup(SimpleNamespace(config=SimpleNamespace(image_width=2)), None, None, tags=2)
+        term, batch = TERMS["tags"](setup), SimpleNamespace(tags=torch.tensor(targets))
+        term.head = nn.Identity()
+        trace = Trace({"states": {-1: 0}})
+        trace.keep("states", 0, states)
+        return term(At(replace(features([0]), traces={"image": trace}), None, batch, None, 0.0))
+
+    loss = tag_loss([[[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
     torch.testing.assert_close(loss, torch.tensor(6 * math.log(2) / 8))
-    mean = objectives.tags(nn.Identity(), states, torch.tensor([[[0.0, 1.0]]]))  # of the patches: [-25, 25]
+    mean = tag_loss([[[0.0, 1.0]]])  # of the patches: [-25, 25]
     torch.testing.assert_close(mean, torch.tensor(0.0), atol=1e-6, rtol=0)
 
 

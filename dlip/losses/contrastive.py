@@ -1,12 +1,6 @@
-"""A model's own losses, without a teacher: ITC, ITM, LM, VQA and tags. Each is a named term of the total.
-
-DLIP's L_VLP = L_ITC + L_ITM + L_LM; VQA (answers) and tags are beyond it. Each loss is a scalar in fp32, a mean
-over the batch of all processes. Source: Li et al., BLIP (arXiv 2201.12086), section 3.2; momentum encoders, queue and
-soft labels are from ALBEF (arXiv 2107.07651), sections 3.2 and 3.3.
-"""
+"""Image-text contrastive loss: within the batch, or against momentum encoders, a queue and soft labels."""
 
 import copy
-import math
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +9,40 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dlip.common import distributed
 from dlip.data.batch import Batch
+from dlip.losses.term import At, Setup, Term, register
 from dlip.models.features import Features, cosines
 from dlip.models.med import Med
 
 NO_ID = torch.iinfo(torch.int64).min
 """In place of an image's id where the queue is still empty."""
+
+
+@register("itc", group="vlp")
+class Contrastive(Term):
+    """Image-text contrast: cross-entropy of which text belongs to an image, and which image to a text.
+
+    With `momentum` in the configuration, `MomentumITC`. Source: BLIP (arXiv 2201.12086), section 3.2.
+    """
+
+    trains = frozenset({"image", "text"})
+    ability = "itc"
+
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        config, self.momentum = setup.config, None
+        if config.momentum:
+            self.momentum = MomentumITC(setup.student, config.queue, config.momentum, config.alpha)
+
+    def forward(self, at: At) -> Tensor:
+        return self.momentum(at.student, at.model, at.batch, at.epoch) if self.momentum else itc(at.student)
+
+    def after_step(self, model: Med) -> None:
+        if self.momentum:
+            self.momentum.update(model)
+
+    def after_skipped_step(self) -> None:
+        if self.momentum:
+            self.momentum.waiting.clear()
 
 
 def itc_targets(image_id: Tensor) -> Tensor:
@@ -41,55 +64,6 @@ def itc(features: Features) -> Tensor:
     """
     targets, logits = itc_targets(features.contrasted(features.image_id)), features.logits["itc"]
     return (soft_cross_entropy(logits, targets) + soft_cross_entropy(logits.T, targets)) / 2
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-log softmax(logits)[label], mean over the labels that are not -100, of the batch of all processes.
-
-    logits: [..., K]; labels: [...]; smoothing: label smoothing, 0 to 1.
-    """
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
-    summed = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-    return distributed.global_mean(summed, (labels >= 0).sum())
-
-
-def itm(features: Features) -> Tensor:
-    """Image-text matching loss: binary cross-entropy of "match" over true pairs and hard negatives.
-
-    logits [N, 2], labels [N]: B true pairs, then for each image a wrong text and for each text a wrong image, drawn in
-    proportion to their ITC similarity. Source: BLIP, section 3.2; ALBEF, section 3.2.
-    """
-    return cross_entropy(features.logits["itm"], features.labels["itm"])
-
-
-def lm(features: Features, smoothing: float = 0.1) -> Tensor:
-    """Language modeling loss: cross-entropy of a caption's next token given its image, with label smoothing.
-
-    logits [B, T, V], labels [B, T]. Source: BLIP, section 3.2.
-    """
-    return cross_entropy(features.logits["lm"], features.labels["lm"], smoothing)
-
-
-def vqa(features: Features, smoothing: float = 0.1) -> Tensor:
-    """Answer loss: cross-entropy of an answer's next token given the question fused with its image.
-
-    logits [N, A, V], labels [N, A] of N questions. Source: BLIP, section 5.3 (VQA as answer generation).
-    """
-    return cross_entropy(features.logits["vqa"], features.labels["vqa"], smoothing)
-
-
-def tags(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
-    """Tag loss: binary cross-entropy of which of K tags each cell of an image has, mean over targets [B, C, K].
-
-    states: of the image encoder [B, P+1, D]; patches are averaged over cells where the grids differ, and `head` maps
-    them to K logits. Beyond the paper, in place of the ImageNet weights from which its image encoders are initialized.
-    """
-    patches, cells = states[:, 1:], targets.shape[1]
-    if patches.shape[1] != cells:
-        side = math.isqrt(patches.shape[1])
-        grid = patches.transpose(1, 2).unflatten(2, (side, side))  # [B, D, P rows, P columns]
-        patches = F.adaptive_avg_pool2d(grid, math.isqrt(cells)).flatten(2).transpose(1, 2)
-    return F.binary_cross_entropy_with_logits(head(patches).float(), targets)
 
 
 class MomentumITC(nn.Module):

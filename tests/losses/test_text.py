@@ -3,20 +3,10 @@
 import pytest
 
 from dlip.common.errors import UserError
+from dlip.losses.text import distills, layers, layers_text, starts, terms_text, trained_abilities, weights
 from dlip.training.config import TrainConfig
-from dlip.training.terms import (
-    AT,
-    HR,
-    KD,
-    VLP,
-    distills,
-    layers,
-    layers_text,
-    starts,
-    terms_text,
-    trained_abilities,
-    weights,
-)
+
+VLP, HR, AT, KD = (weights(group) for group in ("vlp", "hr", "at", "kd"))
 
 
 def test_groups_and_terms_as_text():
