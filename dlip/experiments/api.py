@@ -15,8 +15,9 @@ from dlip.data.dataset import DataSet
 from dlip.evaluation.evaluate import evaluate
 from dlip.experiments.measure import held_out
 from dlip.experiments.run import student_for, train_split
+from dlip.losses import text as terms
 from dlip.models.config import ModelConfig
-from dlip.training import loop, run_folder, terms
+from dlip.training import loop, run_folder
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 

@@ -140,7 +140,9 @@ def test_centering_reveals_what_a_shared_bias_hides(make_med, make_batch):
     with torch.no_grad():
         for model in (student, teacher):
             model.vision_model.post_layernorm.bias.add_(10)
-    plain, center = (losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (False, True))
+    plain, center = (
+        losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (False, True)
+    )
     assert plain < 0.05 and center > 0.5
 
 

@@ -71,8 +71,8 @@ def test_losses_are_those_computed_by_hand(folders):
         kl = [F.kl_div(s.log_softmax(1), t.log_softmax(1), log_target=True, reduction="batchmean")
               for s, t in ((features.logits["itc"], z_t), (features.logits["itc"].T, z_t.T))]  # fmt: skip
         torch.testing.assert_close(losses["kd.itc"], sum(kl) / 2)
-        project = distiller.student_projections
-        h_s, h_t = project["image_0"](features.states("image")), to_grid(states, student.med.config.grid)
+        project = {name: term.student[0] for name, term in distiller.by_name.items() if name.startswith("hr.")}
+        h_s, h_t = project["hr.image"](features.states("image")), to_grid(states, student.med.config.grid)
         torch.testing.assert_close(losses["hr.image"], 1 - F.cosine_similarity(h_s, h_t, dim=-1).mean())
         h_s = project["hr.text"](features.states("text")[:, 0])
         torch.testing.assert_close(losses["hr.text"], 1 - F.cosine_similarity(h_s, texts[:, 0], dim=-1).mean())
