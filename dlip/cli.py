@@ -21,6 +21,7 @@ from dlip.common.files import is_replaceable
 from dlip.common.options import add_options, build
 from dlip.common.text import one_line
 from dlip.experiments.config import COMMAND_DEFAULTS
+from dlip.losses.text import terms_help
 from dlip.training.recipes import RECIPES
 
 RESUMABLE = ("demo", "train", "distill", "ablate", "data recaption")
@@ -94,9 +95,11 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     top.add_argument("--version", action="version", version=f"dlip {__version__}")
     names = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        about = command.function.__doc__
+        about, notes = command.function.__doc__, command.notes
+        if command.options is commands.Train and argv[:1] == [name]:
+            notes = f"terms of --weights, their groups and what they need of the data:\n{terms_help()}\n"
         parser = names.add_parser(
-            name, help=about.rstrip("."), description=about, epilog=f"{command.notes}example:\n  {command.example}",
+            name, help=about.rstrip("."), description=about, epilog=f"{notes}example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         if argv[:1] == [name]:  # the options of one command alone, so that start-up is fast

@@ -99,10 +99,20 @@ def trained_abilities(weights: dict[str, float]) -> frozenset[str]:
     return abilities(weights) or frozenset(ABILITIES)
 
 
-def describe_terms() -> str:
-    """A table in Markdown of every term: its group, what it needs of the data, and what it is."""
-    rows = [
-        f"| `{name}` | {term.group or ''} | {term.needs} | {(term.__doc__ or '').splitlines()[0].rstrip('.')} |"
+def describe_terms() -> list[tuple[str, str, str, str]]:
+    """Every term: its name, its group, what it needs of the data, and what it is."""
+    return [
+        (name, term.group or "", term.needs, (term.__doc__ or "").partition("\n")[0].rstrip("."))
         for name, term in TERMS.items()
     ]
+
+
+def terms_table() -> str:
+    """`describe_terms` in Markdown, as it stands in docs/training.md."""
+    rows = [f"| `{name}` | {group} | {needs} | {what} |" for name, group, needs, what in describe_terms()]
     return "\n".join(["| term | group | needs | what it is |", "|---|---|---|---|", *rows])
+
+
+def terms_help() -> str:
+    """`describe_terms` for a terminal."""
+    return "".join(f"  {name:18} {group:4} {needs:10} {what}\n" for name, group, needs, what in describe_terms())

@@ -3,8 +3,19 @@
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.losses.text import distills, layers, layers_text, starts, terms_text, trained_abilities, weights
+from dlip.losses.text import (
+    describe_terms,
+    distills,
+    layers,
+    layers_text,
+    starts,
+    terms_table,
+    terms_text,
+    trained_abilities,
+    weights,
+)
 from dlip.training.config import TrainConfig
+from tests.helpers import ROOT
 
 VLP, HR, AT, KD = (weights(group) for group in ("vlp", "hr", "at", "kd"))
 
@@ -44,3 +55,13 @@ def test_layers_as_text():
             layers(text)
     with pytest.raises(UserError, match="no source 'heads'"):
         TrainConfig(layers=layers("heads=1:0"))
+
+
+def test_the_docs_table_is_made_from_the_classes():
+    assert terms_table() in (ROOT / "docs" / "training.md").read_text()
+    assert all(needs and what for _, _, needs, what in describe_terms())
+
+
+def test_unknown_term_names_the_nearest():
+    with pytest.raises(UserError, match="hr.image"):
+        weights({"vlp": 1, "hr.imag": 2})
