@@ -49,7 +49,7 @@ FOREIGN = replace(WITHOUT_QUEUE, weights={"itm": 1.0, "hr.image": 1.0, "hr.text"
 """Of a teacher of another vocabulary."""
 STEP_CONFIGS = {"all": ALL_TERMS, "without queue": WITHOUT_QUEUE, "another vocabulary": FOREIGN}
 RUN = TrainConfig(
-    steps=4, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2, accumulate=2,
+    steps=4, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2, accumulate=2, precision="fp32",
     weights={**VLP, "tags": 1.0, **HR, "kd.itm": 1.0},
 )  # fmt: skip
 QUEUED_RUN = RUN.replace(momentum=0.9, queue=12, eval_every=3)
