@@ -20,9 +20,9 @@ from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import is_replaceable
 from dlip.common.options import add_options, build
 from dlip.common.text import one_line
-from dlip.experiments.config import COMMAND_DEFAULTS
-from dlip.losses.text import terms_help
+from dlip.experiments.config import command_defaults
 from dlip.training.recipes import RECIPES
+from dlip.training.weights import terms_help
 
 RESUMABLE = ("demo", "train", "distill", "ablate", "data recaption")
 """Commands that resume from a checkpoint."""
@@ -47,7 +47,7 @@ class Command:
     @property
     def defaults(self) -> dict[str, Any]:
         """Defaults of its options where they are not those of the dataclass."""
-        return COMMAND_DEFAULTS.get(self.name, {})
+        return command_defaults(self.name)
 
 
 COMMANDS = {

@@ -54,7 +54,7 @@ def test_help_covers_every_option_and_ends_with_an_example(name, capsys, monkeyp
 
 def test_parsing_does_not_import_torch():
     code = (
-        "import sys, dlip.cli; dlip.cli.parse(['distill', '--teacher', 't', '--size', 's', '--out', 'o']); "
+        "import sys, dlip.cli; dlip.cli.parse(['evaluate', '--model', 'm']); "
         "print({'torch', 'pandas', 'numpy'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -224,7 +224,6 @@ INVALID_VALUES = """steps=0 lr=nan lr=-1 lr=inf clip=nan clip=0 warmup=-1 weight
         (["bench", "captioning", "--rounds", "0"], "--rounds is 0; give a whole number, at least 1"),
         (["bench", "captioning", "--data", "scenes"], "the benchmark captioning has no option --data"),
         (["bench", "speed"], "invalid choice: 'speed'"),
-        (["data", "x{0..999999999}.tar"], "is not a range of 1 to 1,000,000 shards"),
         (["data", "recaption", "photos", "--out", "taken", "--writer", "m", "--splits", "val"], "taken"),
         (["data", "recaption", "photos", "--out", "x"], "dlip data recaption needs --writer"),
         (["data", "recaption", "photos", "--out", "x", "--writer", "nowhere", "--splits", "val"], "no model 'nowhere'"),

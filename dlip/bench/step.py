@@ -23,7 +23,6 @@ from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import VOCABULARY_IMAGES, new_model, new_student
-from dlip.losses.text import weights
 from dlip.models.config import ModelConfig
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import TrainConfig
@@ -32,6 +31,7 @@ from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 
 VOCABULARY = 30_524

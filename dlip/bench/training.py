@@ -10,11 +10,11 @@ from dlip.common.torch_private import ONEDNN_LINEAR
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_student
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3

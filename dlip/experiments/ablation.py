@@ -32,12 +32,12 @@ from dlip.experiments.analysis import claims
 from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, STUDENT, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.measure import measure_model, remeasured_record
-from dlip.losses.text import weights
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import native_bf16
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 
 RESULTS = "results/ablations.jsonl"

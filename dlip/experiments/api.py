@@ -15,9 +15,9 @@ from dlip.data.dataset import DataSet
 from dlip.evaluation.evaluate import evaluate
 from dlip.experiments.measure import held_out
 from dlip.experiments.run import student_for, train_split
-from dlip.losses import text as terms
 from dlip.models.config import ModelConfig
 from dlip.training import loop, run_folder
+from dlip.training import weights as terms
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 
@@ -135,7 +135,10 @@ def _train(
     known = [field.name for field in fields(TrainConfig)]
     if unknown := [name for name in options if name not in known]:
         near = get_close_matches(unknown[0], known, 1)
-        raise UserError(f"there is no option {unknown[0]!r}; " + (f"{near[0]} is" if near else "see TrainConfig"))
+        raise UserError(
+            f"there is no option {unknown[0]!r}; "
+            + (f"{near[0]} is" if near else f"there are {', '.join(sorted(known))}")
+        )
     if not isinstance(weights, str):
         weights = ",".join(f"{name}={weight!r}" for name, weight in weights.items())
     config = TrainConfig(weights=terms.weights(weights), **options)

@@ -7,9 +7,9 @@ from typing import Literal
 from dlip.common.errors import UserError
 from dlip.common.fields import Config, check, option
 from dlip.common.options import comma_separated, to_argv
-from dlip.losses.text import weights
 from dlip.models.tasks import TASKS, Reranker
 from dlip.training.config import TrainConfig
+from dlip.training.weights import weights
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ExperimentConfig(Config):
     """Training data."""
     evaluation: HeldOutConfig = HeldOutConfig()
     """Evaluation after training."""
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = option(factory=TrainConfig)
     """Training."""
 
     def __post_init__(self):
@@ -94,7 +94,7 @@ class ExperimentConfig(Config):
     def command(self, out: str) -> str:
         """The command line that runs this experiment, for information: nothing reads it back."""
         name = "distill" if self.teacher else "train"
-        argv = to_argv(self, name, COMMAND_DEFAULTS[name]) + ["--cache"] * self.train.cache
+        argv = to_argv(self, name, command_defaults(name)) + ["--cache"] * self.train.cache
         return shlex.join(["dlip", name, *argv, "--out", out])
 
     @classmethod
@@ -106,8 +106,9 @@ class ExperimentConfig(Config):
         return super().from_dict({name: value for name, value in values.items() if name not in ("model", "inputs")})
 
 
-COMMAND_DEFAULTS = {"train": {}, "distill": {"weights": weights("vlp,hr,at"), "role": "distilled"}}
-"""Command -> defaults of its options where they are not those of ExperimentConfig."""
+def command_defaults(command: str) -> dict:
+    """Defaults of a command's options where they are not those of ExperimentConfig."""
+    return {"weights": weights("vlp,hr,at"), "role": "distilled"} if command == "distill" else {}
 
 
 @dataclass(frozen=True)

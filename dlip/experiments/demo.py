@@ -12,10 +12,10 @@ from dlip.experiments import run
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.grids import DISTILLED
 from dlip.experiments.history import model_record
-from dlip.losses.text import weights
 from dlip.reports.comparison import finding, table
 from dlip.reports.report import report
 from dlip.training.config import TrainConfig
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 
 COMPARED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig, MeasureConfig
-from dlip.losses.text import distills, weights
 from dlip.models.config import preset
 from dlip.training.config import TrainConfig
+from dlip.training.weights import distills, weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"

@@ -24,7 +24,6 @@ from dlip.experiments.history import history, models_of
 from dlip.experiments.measure import held_out, measure, note_skipped
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
-from dlip.losses.text import trained_abilities
 from dlip.models.config import ModelConfig, preset
 from dlip.models.med import Med
 from dlip.records import contains, record_of_run
@@ -33,6 +32,7 @@ from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
 from dlip.training.run_folder import Run
+from dlip.training.weights import trained_abilities
 from dlip.vlm import VLM
 
 VOCABULARY_SIZE = 5000

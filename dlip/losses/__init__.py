@@ -6,6 +6,5 @@ written. L = sum of weight times term; an ablation is a table of weights.
 
 from dlip.losses import contrastive, matching, language, hidden_states, attention_maps, logits, tags  # noqa: F401, I001
 from dlip.losses.term import TERMS, At, Setup, Term, register
-from dlip.losses.text import weights
 
-__all__ = ["TERMS", "At", "Setup", "Term", "register", "weights"]
+__all__ = ["TERMS", "At", "Setup", "Term", "register"]

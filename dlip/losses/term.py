@@ -46,7 +46,8 @@ class At:
 class Term(nn.Module):
     """A loss: a scalar in fp32, a mean over the batch of all processes; 0 for a student equal to its teacher.
 
-    Projections, heads and queues are its submodules, which the exported student does not have.
+    A subclass has `forward(at: At)`, the unweighted loss. Projections, heads and queues are its submodules, which the
+    exported student does not have.
     """
 
     name: str
@@ -79,10 +80,6 @@ class Term(nn.Module):
     def wants(self, side: str) -> Want:
         """What "student" or "teacher" has to compute."""
         return Want(frozenset({self.ability}) if self.ability else frozenset())
-
-    def forward(self, at: At) -> Tensor:
-        """The unweighted loss."""
-        raise NotImplementedError
 
     def after_step(self, model: Med) -> None:
         """Update what follows the student, as momentum encoders do."""

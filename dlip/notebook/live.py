@@ -45,8 +45,8 @@ class LiveStudent:
 def recipe(size: str = "scenes-student", **weights: float):
     """A size and weights of loss terms or groups as options of `dlip distill`, in Markdown."""
     from dlip.cost.count import params
-    from dlip.losses import text as terms
     from dlip.models import config
+    from dlip.training import weights as terms
 
     text, stored = weights_text(weights), sum(params(config.preset(size)).values())
     count = plural(len(terms.weights(text)), "loss term")
@@ -85,7 +85,7 @@ def live_experiment(
     """
     from dlip.experiments.config import DataConfig, ExperimentConfig
     from dlip.experiments.grids import FULL
-    from dlip.losses import text as terms
+    from dlip.training import weights as terms
 
     loss_weights = terms.weights(weights)
     distilled = bool(terms.distills(loss_weights))

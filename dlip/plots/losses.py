@@ -75,7 +75,7 @@ def ends_by_role(curves: list[Curve], digits: str, unit: str = "") -> str:
 
 
 def term_curves(losses: dict[str, list[float]], steps: int | None = None) -> go.Figure:
-    """A panel per group of loss terms (`dlip.losses.text.groups`), in it a line per unweighted term.
+    """A panel per group of loss terms (`dlip.training.weights.groups`), in it a line per unweighted term.
 
     losses: as returned by `dlip.training.run_folder.Run.losses`, empty before the first row. steps: end of the x axis;
     by default the last row.

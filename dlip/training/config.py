@@ -7,9 +7,8 @@ from typing import Literal
 from dlip.common.errors import UserError
 from dlip.common.fields import Config, check, option
 from dlip.common.options import comma_separated
-from dlip.losses import text as terms
-from dlip.losses.term import TERMS
 from dlip.models.tasks import SOURCES
+from dlip.training import weights as terms
 
 CACHE = "runs/cache"
 """Default folder of cached outputs of teachers and image backbones."""
@@ -138,7 +137,9 @@ class TrainConfig(Config):
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
         if unknown := sorted(set(self.freeze) - {"image", "text"}):
             raise UserError(f"train.freeze has no part {unknown[0]!r}; it has image and text")
-        if idle := [t for t, weight in self.weights.items() if weight and set(self.freeze) >= TERMS[t].trains]:
+        if idle := [
+            t for t, weight in self.weights.items() if weight and set(self.freeze) >= terms.registry()[t].trains
+        ]:
             raise UserError(f"{idle[0]} trains nothing that is not frozen; set its weight to 0, or change train.freeze")
         if "image" in self.freeze and self.backbone_lr:
             raise UserError("the image backbone is frozen too; drop train.backbone_lr, or image of train.freeze")

@@ -28,19 +28,19 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
-from dlip.losses.fit import check_teacher
 from dlip.losses.term import TERMS, Setup
-from dlip.losses.text import distills
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import require_fp32_blip, warn_if_emulated
 from dlip.training.caches.features import FeatureCache, WithoutImages
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.fit import check_teacher
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner, make_terms
 from dlip.training.optimizer import OptimizerStep, learning_rate
 from dlip.training.run_folder import Run, Stopwatch, run_inputs, set_random_states
 from dlip.training.teacher import Teacher
+from dlip.training.weights import distills
 from dlip.vlm import VLM
 
 MIN_LAST_LR_SHARE = 1e-2

@@ -6,7 +6,7 @@ values are the paper's (arXiv 2308.12956, section 4.1) and which were chosen her
 
 from dataclasses import dataclass
 
-from dlip.losses.text import weights
+from dlip.training.weights import weights
 
 PHOTOS = dict(precision="bf16", augment=True, flip=True, workers=8)
 TUNING = dict(schedule="cosine", weight_decay=0.05, batch_size=256, warmup=0, **PHOTOS)

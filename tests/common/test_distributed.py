@@ -28,7 +28,6 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import run
 from dlip.losses.contrastive import NO_ID
-from dlip.losses.text import weights
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
@@ -36,6 +35,7 @@ from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.run_folder import Run
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.training.helpers import untimed_rows
 

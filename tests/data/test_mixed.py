@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 
 AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")

@@ -7,7 +7,7 @@ import dlip
 from dlip.common.errors import UserError
 from dlip.data import Example
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.losses.text import weights
+from dlip.training.weights import weights
 
 AT, HR, VLP = weights("at"), weights("hr"), weights("vlp")
 

@@ -10,9 +10,9 @@ from dlip.cli import parse
 from dlip.common.errors import UserError
 from dlip.experiments.config import DataConfig, EvaluationConfig, ExperimentConfig, HeldOutConfig, MeasureConfig
 from dlip.experiments.grids import FULL, GRIDS, QUICK
-from dlip.losses.text import weights
 from dlip.records.migration import REMOVED_OPTIONS
 from dlip.training.config import TrainConfig
+from dlip.training.weights import weights
 from tests.helpers import ROOT
 
 SHIPPED = sorted([*(ROOT / "results").glob("*.jsonl"), *(ROOT / "results/tuning").glob("*.jsonl")])

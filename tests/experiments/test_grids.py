@@ -22,8 +22,8 @@ from dlip.experiments.grids import (
     module_row,
     student_size,
 )
-from dlip.losses.text import weights
 from dlip.models.config import preset
+from dlip.training.weights import weights
 
 AT, HR, KD = weights("at"), weights("hr"), weights("kd")
 

@@ -17,10 +17,10 @@ from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import run as run_module
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import measure, new_student, prepare, train_tokenizer
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import dual_folder
 

@@ -19,10 +19,10 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_model
 from dlip.export import transformers
 from dlip.export.transformers import to_stock
-from dlip.losses.text import weights
 from dlip.models.config import scenes_size
 from dlip.records.schema import is_record
 from dlip.training.config import TrainConfig
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.helpers import make_record, shaken
 

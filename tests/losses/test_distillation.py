@@ -12,13 +12,13 @@ from torch import nn
 from dlip.losses.attention_maps import map_loss
 from dlip.losses.hidden_states import centered, cosine_loss
 from dlip.losses.logits import logit_loss
-from dlip.losses.text import weights
 from dlip.models.features import Want
 from dlip.models.tasks import SOURCES
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.losses.helpers import Pair
 

@@ -14,12 +14,12 @@ from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.config import DataConfig, ExperimentConfig
 from dlip.experiments.run import prepare, train_tokenizer
-from dlip.losses.fit import check_teacher
-from dlip.losses.text import weights
 from dlip.models.grid_resize import to_grid
 from dlip.training.config import TrainConfig
+from dlip.training.fit import check_teacher
 from dlip.training.loop import train
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
 from tests.helpers import randomize_weights

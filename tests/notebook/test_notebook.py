@@ -21,12 +21,12 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL, INT8_TEACHER
 from dlip.experiments.run import new_student
-from dlip.losses.text import weights
 from dlip.notebook import execute, kernel, live, results
 from dlip.notebook.controls import PLOTLY_MIME
 from dlip.plots import term_curves
 from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.helpers import ListDataset, make_record
 

@@ -6,8 +6,8 @@ import pytest
 
 from dlip.common.errors import UserError
 from dlip.losses import TERMS
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
+from dlip.training.weights import weights
 
 AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")
 

@@ -8,12 +8,12 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 
 AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")

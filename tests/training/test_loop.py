@@ -9,11 +9,11 @@ from PIL import Image
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.run_folder import Run, weights_hash
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.helpers import randomize_weights
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, Sparse, force_fp16_scaler, untimed_rows

@@ -16,12 +16,12 @@ from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.losses.text import weights
 from dlip.models.composite import Composite
 from dlip.models.fast.precision import convert_precision
 from dlip.training.loop import check_fit, train
 from dlip.training.recipes import RECIPES
 from dlip.training.run_folder import Run
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, untimed_rows
 

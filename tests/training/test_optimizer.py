@@ -9,11 +9,11 @@ import torch
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.losses.contrastive import MomentumITC
-from dlip.losses.text import weights
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.optimizer import learning_rate, make_optimizer
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 

@@ -8,8 +8,8 @@ import pytest
 from dlip.cli import main, parse
 from dlip.common.errors import UserError
 from dlip.experiments.config import ExperimentConfig
-from dlip.losses.text import distills, weights
 from dlip.training.recipes import RECIPES
+from dlip.training.weights import distills, weights
 from tests.helpers import ROOT
 
 AT, HR = weights("at"), weights("hr")

@@ -29,8 +29,8 @@ from dlip.experiments.analysis.statistics import (
     resampled_sums,
 )
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
-from dlip.losses.text import abilities, weights
 from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
+from dlip.training.weights import abilities, weights
 
 HOLDS, FAILS, EQUAL, CANNOT_TELL = "holds", "fails", "equal", "cannot be told"
 READING = (

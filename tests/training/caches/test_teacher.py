@@ -23,7 +23,6 @@ from dlip.data.dataset import FirstN
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.losses.text import weights
 from dlip.models.features import hard_negatives
 from dlip.models.med import Med
 from dlip.training.caches import disk
@@ -32,6 +31,7 @@ from dlip.training.caches.teacher import TeacherCache, cached_outputs
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.teacher import Teacher
+from dlip.training.weights import weights
 from dlip.vlm import VLM
 from tests.helpers import shaken
 from tests.losses.helpers import Pair

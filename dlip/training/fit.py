@@ -2,8 +2,8 @@
 
 from dlip.common.errors import MissingAbility, UserError
 from dlip.losses.term import TERMS
-from dlip.losses.text import distills, terms_text
 from dlip.models.protocol import Model
+from dlip.training.weights import distills, terms_text
 from dlip.vlm import VLM
 
 

@@ -5,19 +5,24 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from dlip.common.errors import UserError
-from dlip.losses.term import TERMS
-from dlip.models.features import ABILITIES
+
+
+def registry() -> dict:
+    """The registered terms by name; imported on first use, because the command line starts without torch."""
+    from dlip.losses import TERMS
+
+    return TERMS
 
 
 def groups() -> dict[str, list[str]]:
     """Group -> its terms."""
-    names = dict.fromkeys(term.group for term in TERMS.values() if term.group)
-    return {group: [name for name, term in TERMS.items() if term.group == group] for group in names}
+    names = dict.fromkeys(term.group for term in registry().values() if term.group)
+    return {group: [name for name, term in registry().items() if term.group == group] for group in names}
 
 
 def check_name(name: str) -> None:
     """Raise UserError for a term or group that is not registered, with the nearest name."""
-    known = [*groups(), *TERMS]
+    known = [*groups(), *registry()]
     if name not in known:
         nearest = get_close_matches(name, known, 1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
@@ -86,16 +91,18 @@ def layers_text(layers: dict[str, tuple[tuple[int, int], ...]]) -> str:
 
 def distills(weights: dict[str, float]) -> list[str]:
     """Terms with weight that need a teacher."""
-    return [name for name, weight in weights.items() if weight and TERMS[name].distills]
+    return [name for name, weight in weights.items() if weight and registry()[name].distills]
 
 
 def abilities(weights: dict[str, float]) -> frozenset[str]:
     """Abilities whose heads these weights train."""
-    return frozenset(ability for name, w in weights.items() if w and (ability := TERMS[name].ability))
+    return frozenset(ability for name, w in weights.items() if w and (ability := registry()[name].ability))
 
 
 def trained_abilities(weights: dict[str, float]) -> frozenset[str]:
     """Abilities of a model trained with these weights; all of them where they train no head, as the paper's AT+HR."""
+    from dlip.models.features import ABILITIES
+
     return abilities(weights) or frozenset(ABILITIES)
 
 
@@ -103,7 +110,7 @@ def describe_terms() -> list[tuple[str, str, str, str]]:
     """Every term: its name, its group, what it needs of the data, and what it is."""
     return [
         (name, term.group or "", term.needs, (term.__doc__ or "").partition("\n")[0].rstrip("."))
-        for name, term in TERMS.items()
+        for name, term in registry().items()
     ]
 
 

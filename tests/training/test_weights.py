@@ -3,7 +3,8 @@
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.losses.text import (
+from dlip.training.config import TrainConfig
+from dlip.training.weights import (
     describe_terms,
     distills,
     layers,
@@ -14,7 +15,6 @@ from dlip.losses.text import (
     trained_abilities,
     weights,
 )
-from dlip.training.config import TrainConfig
 from tests.helpers import ROOT
 
 VLP, HR, AT, KD = (weights(group) for group in ("vlp", "hr", "at", "kd"))
