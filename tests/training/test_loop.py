@@ -18,7 +18,7 @@ from dlip.vlm import VLM
 from tests.helpers import randomize_weights
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, Sparse, force_fp16_scaler, untimed_rows
 
-AT, HR, KD, VLP = weights("at"), weights("hr"), weights("kd"), weights("vlp")
+VLP, HR, AT, KD = map(weights, ("vlp", "hr", "at", "kd"))
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
