@@ -89,9 +89,10 @@ class Gallery:
         """Indices in `entries` of the images, or of the captions, that a model searches."""
         unknown = {one for one in models.PAIRS if self.shipped and models.out_of_domain(one, (vlm.name, vlm.name))}
         return [
-            place for place, entry in enumerate(self.entries)
+            place
+            for place, entry in enumerate(self.entries)
             if entry.image_kind not in unknown and (kind == "images" or entry.caption)
-        ]  # fmt: skip
+        ]
 
     def embeddings(self, vlm: VLM, kind: Kind) -> Tensor:
         """ITC embeddings [N, E] of the N `places` of a kind, computed once per model, a batch at a time.
@@ -122,8 +123,8 @@ def use(name: str | None) -> None:
     """
     global _own
     options = dict(uncaptioned=True)
-    _own = name and Gallery(name, [data.open(name, split, on_error="skip", **options)
-                                   for split in data.splits(name, **options)])  # fmt: skip
+    splits = data.splits(name, **options) if name else []
+    _own = Gallery(name, [data.open(name, split, on_error="skip", **options) for split in splits]) if name else None
 
 
 def current() -> Gallery:

@@ -1,13 +1,18 @@
 """Images that visitors upload, and the examples on the page."""
 
+import json
+import os
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
+from typing import Annotated
 
+import gradio as gr
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+from pydantic import PlainValidator
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
@@ -23,7 +28,7 @@ MAX_COLORS = 1024
 EXAMPLE_SCENES = (0, 1, 6, 23)
 """Indices in `SCENES` of those among the examples."""
 OWN_PHOTOGRAPHS = Path(__file__).parent / "photographs"
-"""Photographs that the app ships; docs/licenses.md names their authors."""
+"""Photographs that the app ships, with their questions and captions; docs/licenses.md names their authors."""
 GRADIO_PHOTOGRAPHS = Path(find_spec("gradio").origin).parent / "media_assets" / "images"
 """Photographs that gradio ships."""
 
@@ -38,14 +43,21 @@ class Example:
     captions: list[str]
 
 
-class Unreadable(UserError):
-    """The uploaded file is not an image, or too large."""
+def uploaded(file: object) -> str | None:
+    """Path of the file of a request. Raises UserError for one that was not uploaded here."""
+    path = file.get("path") if isinstance(file, dict) else getattr(file, "path", file)
+    if path is None:
+        return None
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(folder):
+        raise UserError("this image was not uploaded here; upload its file first, as gradio_client's handle_file does")
+    return path
 
 
 def read(path: str | Path | Image.Image | None) -> Image.Image:
     """An uploaded image, RGB and upright; one that was read before is returned as it is.
 
-    Raises UserError if there is none or it has expired, and Unreadable.
+    Raises UserError if there is none, it has expired, is not an image or too large.
     """
     if isinstance(path, Image.Image):
         return path
@@ -58,9 +70,12 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
             return _decoded(str(path), Path(path).stat().st_mtime_ns)
     except UserError as error:
         if "above the limit" in str(error):
-            raise Unreadable(f"this image is above the limit of {MAX_PIXELS:,} pixels; scale it down") from None
-        raise Unreadable("this file cannot be read as an image; choose another, as PNG, JPEG or WebP") from None
+            raise UserError(f"this image is above the limit of {MAX_PIXELS:,} pixels; scale it down") from None
+        raise UserError("this file cannot be read as an image; choose another, as PNG, JPEG or WebP") from None
 
+
+Upload = Annotated[gr.FileData, PlainValidator(read)]
+"""Annotation of a parameter: a path, which the function gets as the image that is read from it."""
 
 _decoding = Lock()
 """Held by the one upload that is decoded: many large ones at once would need more memory than there is."""
@@ -81,26 +96,21 @@ def kind(image: Image.Image | np.ndarray) -> str:
     return "scenes" if colors and any(len({*color}) > 1 for _, color in colors) else "photos"
 
 
-def is_drawing(image: Image.Image) -> bool:
-    """Whether 32 colors cover most of the image, as in drawings, charts and pages of text, but not in photographs."""
-    small = as_pil(image).resize((128, 128), Image.Resampling.NEAREST)
-    counts = sorted(count for count, _ in small.getcolors(128 * 128))
-    return sum(counts[-32:]) > 0.9 * sum(counts)
-
-
 def examples() -> list[Example]:
-    """Photographs, a drawing and scenes; those that the models of the opening page know come first."""
-    every = [*photographs(), DRAWING, *_scenes()]
+    """Photographs and scenes; those that the models of the opening page know come first."""
+    every = [*photographs(), *_scenes()]
     return sorted(every, key=lambda example: bool(models.out_of_domain(kind(example.image), models.defaults())))
 
 
 @cache
 def photographs() -> list[Example]:
     """The photographs that the app and gradio ship, as far as they are there."""
-    return [
-        Example(read_image(file), f"Photograph: {name}", question, captions)
-        for file, name, question, captions in PHOTOGRAPH_CAPTIONS if file.is_file()
-    ]  # fmt: skip
+    found = []
+    for row in json.loads((OWN_PHOTOGRAPHS / "captions.json").read_text()):
+        file = next(filter(Path.is_file, (OWN_PHOTOGRAPHS / row["file"], GRADIO_PHOTOGRAPHS / row["file"])), None)
+        if file:
+            found.append(Example(read_image(file), f"Photograph: {row['name']}", row["question"], row["captions"]))
+    return found
 
 
 @cache
@@ -112,51 +122,3 @@ def _scenes() -> list[Example]:
         image = Image.fromarray(item.image)
         examples.append(Example(image, f"Scene: {item.captions[0]}", item.questions[2].text, captions))
     return examples
-
-
-PHOTOGRAPH_CAPTIONS = (
-    (OWN_PHOTOGRAPHS / "bicycle_jump.jpg", "a bicycle in the air", "is the bicycle in the air?",
-     ["a man jumps with a bicycle", "a man rides a horse", "a dog runs on the grass", "a man stands in the snow"]),
-    (OWN_PHOTOGRAPHS / "mountain_top.jpg", "a man on a mountain", "what is the man standing on?",
-     ["a man on top of a mountain", "a man in a red coat", "a dog in the water", "two children on a beach"]),
-    (OWN_PHOTOGRAPHS / "hiker.jpg", "a hiker at dusk", "is the man wearing a backpack?",
-     ["a man with a backpack at dusk", "a man on a bicycle", "a woman in a pool", "a dog runs on the grass"]),
-    (OWN_PHOTOGRAPHS / "snow.jpg", "a person in the snow", "what is covered in snow?",
-     ["a person on a snowy mountain", "a man on a beach", "a dog runs on the grass", "a crowd in a street"]),
-    (OWN_PHOTOGRAPHS / "orange_jacket.jpg", "a wreck on a black beach", "what color is the jacket?",
-     ["a man in an orange jacket", "a man in the snow", "a bicycle in the air", "two dogs play"]),
-    (OWN_PHOTOGRAPHS / "man_with_camera.jpg", "a man with a camera", "is the man outside?",
-     ["a man with a camera", "a man rides a horse", "a dog runs on the grass", "a tower at night"]),
-    (GRADIO_PHOTOGRAPHS / "lion.jpg", "a lion", "what is lying on the rock?",
-     ["a lion rests on a rock", "a cheetah runs", "a tower at night", "a woman in a uniform"]),
-)  # fmt: skip
-"""File, what it shows, a question in the words of COCO-QA, and captions to rank."""
-
-
-OWN_IMAGE = {
-    "photos": ("are there any people in the picture?",
-               ["a dog runs on the grass", "a group of people", "a street with cars", "a plate of food"]),
-    "scenes": ("how many things are there?",
-               ["a red circle", "a large blue square", "a small green star", "a yellow cross"]),
-}  # fmt: skip
-"""Kind of an image of the visitor's own -> a question and captions to rank, in place of an example's."""
-
-
-def drawing(side: int = 240) -> Image.Image:
-    """A house, a tree and the sun."""
-    image = Image.new("RGB", (side, side), "#bfe3f5")
-    pen, u = ImageDraw.Draw(image), side / 24
-    pen.rectangle((0, 17 * u, side, side), fill="#7cb56b")
-    pen.ellipse((17 * u, 2 * u, 21.5 * u, 6.5 * u), fill="#f7d038")
-    pen.rectangle((4 * u, 10 * u, 13 * u, 19 * u), fill="#c8503c")
-    pen.polygon([(3 * u, 10 * u), (8.5 * u, 4.5 * u), (14 * u, 10 * u)], fill="#6b3a2e")
-    pen.rectangle((7.3 * u, 14 * u, 9.8 * u, 19 * u), fill="#f3e3c3")
-    pen.rectangle((17.4 * u, 14 * u, 18.8 * u, 20 * u), fill="#7a5230")
-    pen.ellipse((14.6 * u, 8 * u, 21.6 * u, 15.5 * u), fill="#2f7d3b")
-    return image
-
-
-DRAWING = Example(
-    drawing(), "Drawing: a house beside a tree", "what is beside the house?",
-    ["a red house beside a green tree under the sun", "a red square", "a green circle above a brown square", "a boat"],
-)  # fmt: skip

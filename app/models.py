@@ -1,9 +1,11 @@
 """Models by name: loaded once, the most recent ones kept, used by one thread at a time."""
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -14,13 +16,14 @@ from dlip.common.files import read_json
 from dlip.export.optimize import Optimized
 from dlip.vlm import VLM
 
-from . import inputs
-
 MAX_LOADED = 6
 """Models in memory; beyond that, the least recently used one is dropped."""
 PAIRS = {kind: (f"{kind}/teacher", f"{kind}/student") for kind in ("photos", "scenes")}
 """Kind of images -> the shipped teacher and student that know it, the pair that the page prefers first."""
-
+LIMIT_S = 300
+"""Seconds that one long job may take."""
+Progress = Callable[[float], object]
+"""Is called with the finished fraction of a job."""
 UNDISTILLED = "-undistilled"
 """End of the names of shipped students that were trained without a teacher."""
 
@@ -92,8 +95,6 @@ def load(name: str) -> VLM:
     name = str(name or "").strip()
     if not name:
         raise UserError("a model is missing; choose one at the top of the page")
-    if len(name) > inputs.MAX_CHARACTERS:
-        raise UserError(f"a model's name has {len(name):,} characters; give at most {inputs.MAX_CHARACTERS:,}")
     if _fixed and name not in _fixed:
         raise UserError(f"the model {name!r} is not available here; choose one of {', '.join(_fixed)}")
     key = name, _version(name)
@@ -161,3 +162,26 @@ def role(name: str, side: str) -> str:
         with suppress(UserError, OSError):
             recorded = read_json(_folder(name) / "record.json").get("role")
     return "undistilled" if recorded == "undistilled" else "distilled"  # never any other text of a file
+
+
+@contextmanager
+def in_turns(progress: Progress | None = None) -> Iterator[Progress]:
+    """Hold `turn`; yield a `progress` callback for dlip's long functions that lets others take a turn.
+
+    The callback raises UserError after `LIMIT_S` seconds.
+    """
+    end = time.monotonic() + LIMIT_S
+
+    def step(fraction: float) -> None:
+        if time.monotonic() > end:
+            raise UserError(f"this job reached its limit of {LIMIT_S} seconds; choose a smaller one")
+        turn.release()
+        try:
+            if progress:
+                progress(fraction)
+            time.sleep(0.001)  # a lock that is released and acquired at once goes to nobody else
+        finally:
+            turn.acquire()
+
+    with turn:
+        yield step

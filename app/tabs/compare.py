@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal, NotRequired, TypedDict, get_args
+from typing import Annotated, Literal, NotRequired, TypedDict, get_args
 
 import gradio as gr
 import torch
 from PIL import Image
+from pydantic import Field
 
 from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import MissingAbility, UserError
@@ -15,7 +16,8 @@ from dlip.data.transforms import resize_square
 from dlip.export.optimize import Optimized
 from dlip.vlm import VLM
 
-from .. import events, images, inputs, models
+from .. import images, models
+from ..endpoints import MAX_CHARACTERS, Text, Words, checked, offer, one_line
 from ..view import parts
 
 MAX_CAPTIONS = 20
@@ -23,7 +25,7 @@ MAX_CAPTIONS = 20
 ANSWER_BEAMS = 5
 """Beams of the search whose results are an answer's alternatives."""
 Method = Literal["beam", "greedy", "nucleus"]
-BEAMS, TOP_P, LENGTH, SEED = (2, 8), (0.1, 1), (3, 40), (0, 2**31)
+BEAMS, TOP_P, LENGTH, MAX_SEED = (2, 8), (0.1, 1), (3, 40), 2**31
 """Ranges of the decoding settings."""
 DEFAULTS = dict(beams=3, length=30)
 """Decoding settings of a caption, here and in the Attention tab."""
@@ -82,27 +84,28 @@ class Rankings(TypedDict):
     summary: str
 
 
-@inputs.checked
+@checked
 def captions(
-    image: str, teacher: str, student: str, method: Method = "beam", beams: int = DEFAULTS["beams"],
-    top_p: float = 0.9, length: int = DEFAULTS["length"], seed: int = 0,
-) -> Captions:  # fmt: skip
+    image: images.Upload,
+    teacher: Text,
+    student: Text,
+    method: Method = "beam",
+    beams: Annotated[int, Field(ge=1, le=BEAMS[1])] = DEFAULTS["beams"],
+    top_p: Annotated[float, Field(ge=TOP_P[0], le=TOP_P[1])] = 0.9,
+    length: Annotated[int, Field(ge=LENGTH[0], le=LENGTH[1])] = DEFAULTS["length"],
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0,
+) -> Captions:
     """Both models' captions of an image: by beam search, greedily, or sampled from the tokens that make up `top_p`.
 
     length: maximum number of tokens. seed: of nucleus sampling.
     """
-    loaded = images.read(image)
-    if method not in get_args(Method):
-        raise UserError(f"there is no decoding {method!r}; choose {', '.join(get_args(Method))}")
-    beams = inputs.integer(beams, "beams", *BEAMS) if method == "beam" else 1
-    top_p = inputs.number(top_p, "top p", *TOP_P) if method == "nucleus" else None
-    length, seed = inputs.integer(length, "length", *LENGTH), inputs.integer(seed, "seed", *SEED)
+    beams = beams if method == "beam" else 1
+    sampling = {"top_p": top_p} if method == "nucleus" else {}
 
     def caption(vlm: VLM) -> dict:
         torch.manual_seed(seed)
-        sampling = {"top_p": top_p} if top_p else {}
         (text,), *measured = _timed(
-            vlm, "lm", loaded, lambda model, batch: model.caption(batch, beams, length, **sampling), not sampling
+            vlm, "lm", image, lambda model, batch: model.caption(batch, beams, length, **sampling), not sampling
         )
         passes = task_macs(vlm.med.model_for("lm").config, "captioning", new_tokens=measured[1], beams=beams)
         return {"text": text, "cost": _cost(vlm, passes, *measured)}
@@ -110,14 +113,13 @@ def captions(
     return _results(teacher, student, caption, {"text": None})
 
 
-@inputs.checked
-def answers(image: str, teacher: str, student: str, question: str) -> Answers:
+@checked
+def answers(image: images.Upload, teacher: Text, student: Text, question: Words) -> Answers:
     """Both models' likeliest answers to a question about an image, each with its probability."""
-    loaded, question = images.read(image), inputs.text(question, "question")
 
     def answer(vlm: VLM) -> dict:
         (likeliest,), *measured = _timed(
-            vlm, "vqa", loaded, lambda model, batch: model.top_answers(batch, [question], ANSWER_BEAMS), False
+            vlm, "vqa", image, lambda model, batch: model.top_answers(batch, [question], ANSWER_BEAMS), False
         )
         med = vlm.med.model_for("vqa")
         tokens = vlm.tokenize([question], med)[0].shape[1]
@@ -127,17 +129,17 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
     return _results(teacher, student, answer, {"answers": []})
 
 
-@inputs.checked
-def rankings(image: str, teacher: str, student: str, candidates: str) -> Rankings:
+@checked
+def rankings(image: images.Upload, teacher: Text, student: Text, candidates: str) -> Rankings:
     """How well each caption, one per line, describes the image: both models' ITM probability and ITC similarity.
 
     A model without matching, such as a CLIP, has no ITM probability.
     """
-    loaded = images.read(image)
-    lines = [line for line in (candidates or "").splitlines() if line.strip()]
-    if not 1 <= len(lines) <= MAX_CAPTIONS:
-        raise UserError(f"{len(lines)} captions cannot be ranked; type 1 to {MAX_CAPTIONS}, one per line")
-    texts = [inputs.text(line, "caption") for line in lines]
+    texts = [text for line in candidates.splitlines() if (text := one_line(line))]
+    if not 1 <= len(texts) <= MAX_CAPTIONS:
+        raise UserError(f"{len(texts)} captions cannot be ranked; type 1 to {MAX_CAPTIONS}, one per line")
+    if (longest := max(map(len, texts))) > MAX_CHARACTERS:
+        raise UserError(f"a caption has {longest:,} characters; shorten it to {MAX_CHARACTERS:,}")
 
     def rank(vlm: VLM) -> dict:
         ability = "itm" if "itm" in vlm.med.abilities else "itc"
@@ -146,7 +148,7 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
             itm = model.match(batch * len(texts), texts).tolist() if ability == "itm" else [None] * len(texts)
             return model.similarity(batch, texts)[0].tolist(), itm
 
-        (itc, itm), *measured = _timed(vlm, ability, loaded, score, True)
+        (itc, itm), *measured = _timed(vlm, ability, image, score, True)
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
         med = vlm.med.model_for(ability)
         tokens = vlm.tokenize(texts, med)[0].shape[1]
@@ -203,9 +205,6 @@ def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes
     )
 
 
-# --- as the page shows it ---------------------------------------------------------------------------------------------
-
-
 HINTS = {
     "scenes": "The photo models know only photographs, not drawn scenes.",
     "photos": "The models of scenes know only the drawn scenes: in any other image they see one of those.",
@@ -214,7 +213,7 @@ HINTS = {
 FEW_PHOTOGRAPHS = (
     "The photo models learned mostly from people and dogs; their captions of other photographs are mostly wrong."
 )
-NO_DRAWINGS = "The photo models know only photographs, and this looks like a drawing."
+MARKS = "Underlined words differ from the teacher’s; an empty mark stands where the teacher has more words."
 
 
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
@@ -222,15 +221,12 @@ def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
     kind = images.kind(image)
     if models.out_of_domain(kind, names):
         return parts.hint(HINTS[kind])
-    if kind == "photos" and {*names} & {*built_in_models("photos")}:
-        return parts.hint(NO_DRAWINGS if images.is_drawing(image) else FEW_PHOTOGRAPHS)
-    return ""
+    return parts.hint(FEW_PHOTOGRAPHS) if kind == "photos" and {*names} & {*built_in_models("photos")} else ""
 
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:
     """All captions, with the words that differ marked."""
-    marks = "Underlined words differ from the teacher’s; an empty mark stands where the teacher has more words."
-    return _cards("captions.html", {**results, "summary": f"{results['summary']} {marks}"}, names)
+    return _cards("captions.html", {**results, "summary": f"{results['summary']} {MARKS}"}, names)
 
 
 def show_answers(results: Answers, names: tuple[str, str]) -> str:
@@ -249,70 +245,31 @@ def _cards(template: str, results: dict, names: tuple[str, str]) -> str:
     return parts.pair(template, [*names, models.undistilled(names[1])], cards, results["summary"])
 
 
-def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> tuple[gr.Textbox, gr.Textbox]:
+def tab(image: gr.Image, names: tuple[gr.Dropdown, gr.Dropdown], subject: gr.Textbox) -> list[gr.Textbox]:
     """Return the question and the captions to rank, which an example fills in."""
-    first = images.examples()[0]
+    first, row = images.examples()[0], dict(scale=3, min_width=240)
     with gr.Row(elem_classes="ask"):
-        method = gr.Radio(list(get_args(Method)), value="beam", label="Decoding", scale=3, min_width=240)
+        method = gr.Radio(list(get_args(Method)), value="beam", label="Decoding", **row)
         with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
             beams = gr.Slider(*BEAMS, DEFAULTS["beams"], step=1, label="Beams", info="of beam search")
             top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
             length = gr.Slider(*LENGTH, DEFAULTS["length"], step=1, label="Length", info="tokens at most")
-            seed = gr.Number(0, precision=0, minimum=SEED[0], maximum=SEED[1], label="Seed", info="of nucleus sampling")
-        caption = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="caption-button")
+            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="of nucleus sampling")
+        caption = parts.action("Caption", "caption-button")
     captioned = gr.HTML(elem_id="captions")
     with gr.Row(elem_classes="ask"):
-        question = gr.Textbox(first.question, label="Question", scale=3, min_width=240, max_lines=1, elem_id="question")
-        answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="answer")
+        question = gr.Textbox(first.question, label="Question", max_lines=1, elem_id="question", **row)
+        answer = parts.action("Answer", "answer")
     answered = gr.HTML(elem_id="answers")
     with gr.Row(elem_classes="ask"):
-        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=2,
-                                max_lines=2, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
-        rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
+        text = "\n".join(first.captions)
+        places = dict(placeholder="one per line", lines=2, max_lines=2)
+        candidates = gr.Textbox(text, label="Captions", elem_id="candidates", **places, **row)
+        rank = parts.action("Rank", "rank")
     ranked = gr.HTML(elem_id="rankings")
 
-    decoding = [method, beams, top_p, length, seed]
-    actions = [
-        (captions, show_captions, decoding, captioned, caption.click),
-        (answers, show_answers, [question], answered, answer.click),
-        (rankings, show_rankings, [candidates], ranked, rank.click),
-    ]
-    outputs = [captioned, answered, ranked]
-    event = dict(show_progress="minimal", **events.QUICK)
-    then = events.chain([page.load, image.change, *(name.change for name in names)])
-    on_error = _warn_and_show  # an error that all three meet is shown once
-    for i, (function, show, options, output, click) in enumerate(actions):
-        arguments = [image, *names, *options]
-        events.endpoint(function, arguments)
-        click(events.handled(_shown(function, show), events.warn), arguments, output, **event)
-        handler = events.handled(_shown(function, show, quiet=True), on_error)
-        then = events.or_busy(then(handler, arguments, output, **event), outputs[i:]).then
-        on_error = events.ignore
-    method.input(events.guarded(_shown(captions, show_captions, quiet=True)), [image, *names, *decoding], captioned,
-                 **event)  # fmt: skip
-    ask = events.handled(_shown(answers, show_answers), events.warn)
-    question.submit(ask, [image, *names, question], answered, **events.QUICK)
-    return question, candidates
-
-
-def _warn_and_show(message: str) -> str:
-    """A message in the corner of the page, and in the place of the result."""
-    events.warn(message)
-    return parts.hint(message)
-
-
-def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
-    """The function with its result as HTML. quiet: for events that no click started; they show nothing without an
-    image, or with one that cannot be read, which the page itself reports."""
-
-    def event(image, teacher, student, *options):
-        if quiet and not image:
-            return ""
-        try:
-            return show(function(image, teacher, student, *options), (teacher, student))
-        except images.Unreadable:
-            if quiet:
-                return ""
-            raise
-
-    return event
+    asked, decoding = [image, *names], [method, beams, top_p, length, seed]
+    offer(captions, show_captions, [subject.change, caption.click, method.input], [*asked, *decoding], captioned)
+    offer(answers, show_answers, [subject.change, answer.click, question.submit], [*asked, question], answered)
+    offer(rankings, show_rankings, [subject.change, rank.click], [*asked, candidates], ranked)
+    return [question, candidates]

@@ -1,10 +1,11 @@
 """Disagreements: the test images on which the student loses most against its teacher."""
 
 from html import escape
-from typing import TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import gradio as gr
 import pandas as pd
+from pydantic import Field
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS, Scenes
@@ -14,7 +15,8 @@ from dlip.evaluation.tasks.base import subrange
 from dlip.models import tasks
 from dlip.plots import disagreement_cards
 
-from .. import events, inputs, jobs, models
+from .. import models
+from ..endpoints import LONG, Text, api, checked, hint_of, run_job
 from ..view import parts
 
 COMPARISONS = {
@@ -47,9 +49,13 @@ class Disagreement(TypedDict):
     measure: str
 
 
-@inputs.checked
+@checked
 def disagreements(
-    teacher: str, student: str, task: str = "captions", images: int = 50, progress: jobs.Progress | None = None
+    teacher: Text,
+    student: Text,
+    task: Literal["captions", "answers", "captions found by image", "images found by caption"] = "captions",
+    images: Annotated[int, Field(ge=MIN_IMAGES, le=MAX_IMAGES)] = 50,
+    progress: models.Progress | None = None,
 ) -> list[Disagreement]:
     """The items of the built-in test images on which the student loses most, the worst first, at most twelve.
 
@@ -59,11 +65,8 @@ def disagreements(
     if out_of_domain := models.out_of_domain("scenes", (teacher, student)):
         names = " and ".join(sorted(out_of_domain))
         raise UserError(f"the models {names} learned photographs, but these images are drawn scenes; choose others")
-    if task not in COMPARISONS:
-        raise UserError(f"there is no task {task!r}; choose {', '.join(COMPARISONS)}")
-    images = inputs.integer(images, "images", MIN_IMAGES, MAX_IMAGES)
     evaluated, kind = COMPARISONS[task]
-    with jobs.turns(progress) as step:
+    with models.in_turns(progress) as step:
         items, pair = [], models.pair(teacher, student)
         for vlm in pair.values():
             if tasks.TASKS[evaluated].abilities[0] not in vlm.med.abilities:
@@ -84,25 +87,21 @@ def show(rows: list[Disagreement], names: tuple[str, str]) -> str:
     )
 
 
-def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
+def tab(image: gr.Image, names: tuple[gr.Dropdown, gr.Dropdown], subject: gr.Textbox) -> None:
     with gr.Row():
         task = gr.Radio(list(COMPARISONS), value="captions", label="Compare their", scale=3, min_width=300)
-        count = gr.Slider(MIN_IMAGES, MAX_IMAGES, 50, step=10, label="Images", scale=2, min_width=200,
-                          info=f"of the {SPLITS['test']:,} that test the models of scenes")  # fmt: skip
+        info = f"of the {SPLITS['test']:,} that test the models of scenes"
+        sizes = dict(step=10, label="Images", info=info, scale=2, min_width=200)
+        count = gr.Slider(MIN_IMAGES, MAX_IMAGES, 50, **sizes)
     with gr.Row(elem_classes="act"):
-        start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
-        stop = jobs.stop_button("stop-finding")
+        start, stop = parts.job_buttons("Find the worst", "find-worst", "stop-finding")
     shown = gr.HTML(parts.hint(EMPTY), elem_id="worst")
 
-    def find(teacher, student, task, count, bar=gr.Progress()):  # noqa: B008
-        step = jobs.stoppable(lambda share: bar(share, desc="Evaluating both models"))
+    def find(teacher, student, task, count, progress):
         teacher, student = models.pair_for("scenes", (teacher, student))
-        rows = disagreements(teacher, student, task, count, step)
+        rows = disagreements(teacher, student, task, count, progress)
         none = f"{escape(student)} loses on none of these {count:.0f} images; take more, or compare something else."
         return show(rows, (teacher, student)) if rows else parts.hint(none)
 
-    arguments = [*names, task, count]
-    jobs.on_start(start, stop, find, arguments, shown, cancel_on=arguments)
-    gr.on([component.change for component in arguments], None, None, shown, js=events.set_in_page(parts.hint(EMPTY)),
-          trigger_mode="multiple")  # fmt: skip
-    events.endpoint(disagreements, arguments, events.LONG)
+    run_job(start, stop, find, hint_of, [*names, task, count], [shown], "Evaluating both models", shown)
+    api(disagreements, LONG)

@@ -1,6 +1,5 @@
 """Search: the gallery's images that fit a sentence, and the sentences that fit an image, by both models."""
 
-import json
 from collections.abc import Callable
 from html import escape
 from typing import TypedDict
@@ -11,7 +10,8 @@ from torch import Tensor
 from dlip.common.errors import MissingAbility, UserError
 from dlip.vlm import VLM
 
-from .. import events, gallery, images, inputs, models
+from .. import gallery, images, models
+from ..endpoints import SEARCH, Text, Words, checked, offer
 from ..view import parts
 
 CANDIDATES, SHOWN = 16, 5
@@ -41,30 +41,38 @@ class Hits(TypedDict):
 
 
 class SearchResults(TypedDict):
+    of: gallery.Kind
     teacher: Hits
     student: Hits
 
 
-@inputs.checked
-def search(teacher: str, student: str, sentence: str) -> SearchResults:
+@checked
+def search(teacher: Text, student: Text, sentence: Words) -> SearchResults:
     """The gallery's images that fit a sentence best: ITC chooses 16, which both ITC and ITM rank; the top five."""
-    sentence, searched = inputs.text(sentence, "sentence"), gallery.current()
-    return _both(
-        teacher, student, "images", lambda vlm: vlm.embed_texts([sentence]),
-        searched.image, lambda vlm, candidates: vlm.match(candidates, [sentence] * len(candidates)), sentence,
-    )  # fmt: skip
+
+    def embed(vlm: VLM) -> Tensor:
+        return vlm.embed_texts([sentence])
+
+    def match(vlm: VLM, candidates: list) -> Tensor:
+        return vlm.match(candidates, [sentence] * len(candidates))
+
+    return _both(teacher, student, "images", embed, gallery.current().image, match, sentence)
 
 
-@inputs.checked
-def sentences(image: str, teacher: str, student: str) -> SearchResults:
+@checked
+def sentences(image: images.Upload, teacher: Text, student: Text) -> SearchResults:
     """The reverse: the gallery's first captions that fit an image best, chosen and ranked in the same way."""
-    loaded, searched = images.read(image), gallery.current()
+    searched = gallery.current()
     if not searched.has_captions:
         raise UserError("the images of this gallery have no captions to choose from; search them by a sentence")
-    return _both(
-        teacher, student, "captions", lambda vlm: vlm.embed_images([loaded]),
-        searched.caption, lambda vlm, candidates: vlm.match([loaded] * len(candidates), candidates),
-    )  # fmt: skip
+
+    def embed(vlm: VLM) -> Tensor:
+        return vlm.embed_images([image])
+
+    def match(vlm: VLM, candidates: list) -> Tensor:
+        return vlm.match([image] * len(candidates), candidates)
+
+    return _both(teacher, student, "captions", embed, searched.caption, match)
 
 
 def _both(
@@ -77,7 +85,7 @@ def _both(
     sentence: str = "",
 ) -> SearchResults:
     """Hits of both models among the gallery's images or captions (`kind`), which `read` opens by their places."""
-    results, searched = {}, gallery.current()
+    results, searched = {"of": kind}, gallery.current()
     for side, vlm in models.pair(teacher, student).items():
         try:
             places, embeddings = searched.places(vlm, kind), searched.embeddings(vlm, kind)
@@ -103,72 +111,46 @@ def _both(
     return results
 
 
-# --- as the page shows it ---------------------------------------------------------------------------------------------
-
-
 def introduction() -> str:
     """What the tab does, in the place of results."""
     searched = gallery.current()
     reverse = "Or the other way round, from the image to sentences." if searched.has_captions else ""
-    return parts.hint(escape(
+    text = (
         f"Both models find the images that fit the sentence best: contrast (ITC) chooses {CANDIDATES} candidates; "
         "where a model has matching (ITM), the sum of ITC's logit and ITM's log-odds ranks them again. "
-        f"Click one to make it your image. {reverse} "
-        f"{searched.note}"
-    ))  # fmt: skip
+        f"Click one to make it your image. {reverse} {searched.note}"
+    )
+    return parts.hint(escape(text))
 
 
-def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> str:
-    """Both models' hits side by side; a hit of both is marked."""
-    places = [{hit["place"] for hit in results[side]["hits"]} for side in parts.SIDES]
-    shared, searched = places[0] & places[1], max(results[side]["searched"] for side in parts.SIDES)
+def show(results: SearchResults, names: tuple[str, str]) -> str:
+    """Both models' hits side by side; a hit of both is marked. Images are shown where a sentence searched them."""
+    sides = [results[side] for side in parts.SIDES]
+    places = [{hit["place"] for hit in side["hits"]} for side in sides]
+    shared, searched = places[0] & places[1], max(side["searched"] for side in sides)
     if len(shared) == searched:
-        orders = [[hit["place"] for hit in results[side]["hits"]] for side in parts.SIDES]
-        equal = "the same order" if orders[0] == orders[1] else "another order"
-        shared, summary = set(), f"All {searched} are shown, by the student in {equal}."
+        shared, summary = set(), f"All {searched} are shown."
     else:
         summary = f"{len(shared) or 'None'} of the {len(places[0])} {'is' if len(shared) == 1 else 'are'} found by both"
         summary += ", and marked." if shared else "."
-    thumbnails = {}
-    if with_images:
-        thumbnails = {place: gallery.current().entries[place].thumbnail for place in places[0] | places[1]}
-    return parts.pair("search.html", names, [results[side] for side in parts.SIDES], summary if all(places) else "",
-                      shared=shared, thumbnails=thumbnails)  # fmt: skip
+    entries = gallery.current().entries
+    thumbnails = {place: entries[place].thumbnail for place in places[0] | places[1] if results["of"] == "images"}
+    return parts.pair("search.html", names, sides, summary if all(places) else "", shared=shared, thumbnails=thumbnails)
 
 
 def tab(
-    page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
-) -> tuple[gr.Textbox, gr.events.Dependency]:
-    """Return the sentence, which an example fills in if it selects other models, and the choice of a found image."""
-    searched, empty = gallery.current(), introduction()
+    image: gr.Image, names: tuple[gr.Dropdown, gr.Dropdown], subject: gr.Textbox
+) -> tuple[gr.Textbox, gr.HTML, gr.JSON]:
+    """Return the sentence, which an example fills in, the hits, and the place of the one that was clicked."""
+    empty = introduction()
     with gr.Row(elem_classes="ask"):
-        sentence = gr.Textbox(images.examples()[0].captions[0], label="Sentence", scale=3,
-                              min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
-        find = gr.Button("Find images", variant="primary", scale=1, min_width=130, elem_id="find")
-        reverse = gr.Button("Sentences for my image", scale=1, min_width=250, elem_id="reverse",
-                            visible=searched.has_captions)  # fmt: skip
+        first = images.examples()[0].captions[0]
+        sentence = gr.Textbox(first, label="Sentence", scale=3, min_width=240, max_lines=1, elem_id="sentence")
+        find = parts.action("Find images", "find", 130)
+        label, visible = "Sentences for my image", gallery.current().has_captions
+        reverse = gr.Button(label, scale=1, min_width=250, elem_id="reverse", visible=visible)
     out, place = gr.HTML(empty, js_on_load=parts.ON_PICK, elem_id="found"), gr.JSON(visible=False)
-    events.endpoint(search, [*names, sentence], events.SEARCH)
-    events.endpoint(sentences, [image, *names], events.SEARCH)
-
-    def find_images(teacher, student, sentence):
-        return show(search(teacher, student, sentence), (teacher, student), with_images=True)
-
-    def find_sentences(image, teacher, student):
-        return show(sentences(image, teacher, student), (teacher, student), with_images=False)
-
-    event = dict(show_progress="minimal", **events.SEARCH)
-    finding = gr.on(
-        [find.click, sentence.submit], events.guarded(find_images, long=True), [*names, sentence], out, **event
-    )
-    reversing = reverse.click(events.guarded(find_sentences, long=True), [image, *names], out, **event)
-    clear = dict(outputs=out, trigger_mode="multiple")
-    gr.on([name.change for name in names], None, js=events.set_in_page(empty), cancels=[finding, reversing],
-          **clear)  # fmt: skip
-    images_stay = f"shown => shown.includes('data-index') ? {json.dumps(gr.skip())} : {json.dumps(empty)}"
-    image.change(None, out, js=images_stay, cancels=reversing, **clear)
-    clicked = out.click(None, None, place, js=parts.picked("found"))
-    read = events.guarded(searched.image, long=True)
-    chosen = clicked.then(read, place, image, **events.CHOICE)
-    chosen.then(None, js=parts.RELEASE_EXAMPLES).then(None, js=parts.SHOW_IMAGE)
-    return sentence, chosen
+    offer(search, show, [find.click, sentence.submit], [*names, sentence], out, SEARCH)
+    offer(sentences, show, [reverse.click], [image, *names], out, SEARCH)
+    gr.on([name.change for name in names], None, None, out, js=parts.set_in_page(empty))
+    return sentence, out, place

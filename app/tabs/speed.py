@@ -1,12 +1,13 @@
 """Speed: both models measured here and now, end to end, module by module, in batches, and in memory."""
 
 import json
-from typing import TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from pydantic import Field
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
@@ -16,7 +17,8 @@ from dlip.evaluation.tasks.base import subrange
 from dlip.models.tasks import TASKS
 from dlip.plots import latency_bars, memory_bars, throughput_curves
 
-from .. import events, inputs, jobs, models
+from .. import models
+from ..endpoints import LONG, Text, api, checked, hint_of, run_job
 from ..view import charts, parts
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -43,26 +45,30 @@ class Speed(TypedDict):
     """Side -> weights_mb, and peak_mb on top of them, in MB of 1,000,000 bytes; null if not requested."""
 
 
-@inputs.checked
+@checked
 def speed(
-    teacher: str, student: str, task: str = "captioning", batch: int = 1, beams: int = 3, tokens: int = 20,
-    repeats: int = 15, batches: list[int] = (1, 4, 16), with_memory: bool = True,
-    progress: jobs.Progress | None = None,
-) -> Speed:  # fmt: skip
+    teacher: Text,
+    student: Text,
+    task: Literal["captioning", "vqa", "retrieval"] = "captioning",
+    batch: Annotated[int, Field(ge=1, le=BATCHES[-1])] = 1,
+    beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 3,
+    tokens: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 20,
+    repeats: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = 15,
+    batches: list[Annotated[int, Field(ge=1, le=BATCHES[-1])]] = [1, 4, 16],  # noqa: B006
+    with_memory: bool = True,
+    progress: models.Progress | None = None,
+) -> Speed:
     """Time both models in turns on random inputs, and measure their throughput and memory.
 
     task: captioning, vqa or retrieval, which includes ITM if both models have it. tokens: of every text that is
     written, the same for both. repeats: counted rounds. batches: batch sizes of the throughput. Other work on the same
     machine slows both models alike.
     """
-    batch, beams = inputs.integer(batch, "batch", 1, BATCHES[-1]), inputs.integer(beams, "beams", 1, MAX_BEAMS)
-    tokens, repeats = inputs.integer(tokens, "tokens", 1, MAX_LENGTH), inputs.integer(repeats, "repeats", 1, MAX_ROUNDS)
-    sizes = map(inputs.digits_as_int, batches or ())
-    batches = sorted({inputs.integer(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
-    with jobs.turns(progress) as step:
+    batches = sorted({*batches})
+    with models.in_turns(progress) as step:
         pair = models.pair(teacher, student)
         for vlm in pair.values():
-            if task in TASKS and (needed := TASKS[task].abilities[0]) not in vlm.med.abilities:
+            if (needed := TASKS[task].abilities[0]) not in vlm.med.abilities:
                 raise UserError(
                     f"the model {vlm.name} has no {needed.upper()}, which {task} is timed with; choose another one"
                 )
@@ -152,25 +158,20 @@ def figures(speed: Speed) -> list[tuple[str, go.Figure | None]]:
     return [charts.responsive(fig) if fig else ("", None) for fig in figures]
 
 
-# --- the tab ----------------------------------------------------------------------------------------------------------
-
-
-def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
+def tab(image: gr.Image, names: tuple[gr.Dropdown, gr.Dropdown], subject: gr.Textbox) -> None:
     with gr.Row():
         task = gr.Radio(list(TASKS), value="captioning", label="Task", scale=2, min_width=260)
-        batches = gr.CheckboxGroup(
-            list(BATCHES), value=[1, 4, 16], label="Throughput at batches of", scale=3, min_width=260
-        )
-        with_memory = gr.Checkbox(True, label="Memory", info="at the task’s peak", scale=1, min_width=260,
-                                  elem_id="with-memory")  # fmt: skip
+        label, wide = "Throughput at batches of", dict(min_width=260)
+        batches = gr.CheckboxGroup(list(BATCHES), value=[1, 4, 16], label=label, scale=3, **wide)
+        info = "at the task’s peak"
+        with_memory = gr.Checkbox(True, label="Memory", info=info, scale=1, elem_id="with-memory", **wide)
     with gr.Row():
         batch = gr.Slider(1, BATCHES[-1], 1, step=1, label="Batch", min_width=140)
         beams = gr.Slider(1, MAX_BEAMS, 3, step=1, label="Beams", min_width=140)
         tokens = gr.Slider(1, MAX_LENGTH, 20, step=1, label="New tokens", min_width=140)
         repeats = gr.Slider(1, MAX_ROUNDS, 15, step=1, label="Rounds", min_width=140)
     with gr.Row(elem_classes="act"):
-        start = gr.Button("Measure both models", variant="primary", elem_id="measure", scale=0, min_width=200)
-        stop = jobs.stop_button("stop-measuring")
+        start, stop = parts.job_buttons("Measure both models", "measure", "stop-measuring")
     gr.HTML(parts.hint("Both models do the same work here, in turns, on this app’s own machine."))
     shown = gr.HTML(elem_id="measured")
     with gr.Column(visible=False) as drawn:
@@ -180,21 +181,15 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
                 with gr.Column(min_width=320):
                     chart_parts += charts.place(elem_id)
 
-    def measure(
-        teacher, student, task, batch, beams, tokens, repeats, batches, with_memory,
-        bar=gr.Progress(),  # noqa: B008
-    ):  # fmt: skip
-        step = jobs.stoppable(lambda share: bar(share, desc="Measuring"))
-        step(0.0)
-        measured = speed(teacher, student, task, batch, beams, tokens, repeats, batches, with_memory, step)
+    def measure(*arguments):
+        measured = speed(*arguments)
         drawings = [update for heading, fig in figures(measured) for update in charts.updates(heading, fig)]
         return show(measured), gr.Column(visible=True), *drawings
 
-    task.change(None, task, [beams, tokens], js=ENABLE_TEXT_SIZES, trigger_mode="multiple")
+    def failed(error: UserError) -> tuple:
+        return hint_of(error), gr.Column(visible=False), *[gr.skip() for _ in chart_parts]
+
+    task.change(None, task, [beams, tokens], js=ENABLE_TEXT_SIZES)
     arguments = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
-    jobs.on_start(start, stop, measure, arguments, [shown, drawn, *chart_parts], cancel_on=arguments,
-                  show_progress_on=shown)  # fmt: skip
-    nothing = events.set_in_page(["", gr.update(visible=False)])
-    gr.on([component.change for component in arguments], None, None, [shown, drawn], js=nothing,
-          trigger_mode="multiple")  # fmt: skip
-    events.endpoint(speed, arguments, events.LONG)
+    run_job(start, stop, measure, failed, arguments, [shown, drawn, *chart_parts], "Measuring", shown)
+    api(speed, LONG)

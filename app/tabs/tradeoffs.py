@@ -21,9 +21,10 @@ from dlip.records.compare import describe_test_sets, summary
 from dlip.records.schema import COSTS, ROLES, SCORES, TABLE_SCORES
 from dlip.records.write import SAMPLES
 
-from .. import events, gradio_workarounds, inputs, models
+from .. import models
+from ..endpoints import PAGE, QUICK, answered, api, checked, hint_of
 from ..view import charts, parts
-from .shipped import RESULTS, group_of, groups, records, records_of, table
+from .shipped import group_of, groups, records, records_of, table
 
 SHOWN_SAMPLES = 4
 AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
@@ -64,7 +65,7 @@ class Run(TypedDict):
     """Outputs of the latest record that has some: image_id, caption, references, questions, answers, truth."""
 
 
-@inputs.checked
+@checked
 def tradeoffs(group: str | None = None, cost: str = "params_m", score: str = "vqa_mean") -> list[Point]:
     """The shipped runs as points, cheapest first.
 
@@ -75,13 +76,20 @@ def tradeoffs(group: str | None = None, cost: str = "params_m", score: str = "vq
     rows = _rows(group, cost, score)
     front = set(pareto(list(rows[cost]), list(rows[score])))
     return [
-        Point(name=row["name"], role=row["role"], cost=float(row[cost]), score=float(row[score]), runs=int(row["runs"]),
-              score_sd=None if pd.isna(sd := row[f"{score}_sd"]) else float(sd), front=i in front)
+        Point(
+            name=row["name"],
+            role=row["role"],
+            cost=float(row[cost]),
+            score=float(row[score]),
+            score_sd=None if pd.isna(sd := row[f"{score}_sd"]) else float(sd),
+            runs=int(row["runs"]),
+            front=i in front,
+        )
         for i, row in rows.sort_values(cost).iterrows()
-    ]  # fmt: skip
+    ]
 
 
-@inputs.checked
+@checked
 def run(name: str, group: str | None = None, cost: str = "params_m", score: str = "vqa_mean") -> Run:
     """The run behind a point of `tradeoffs`: configuration, command, figures, and samples of its outputs."""
     _check_axes(cost, score)
@@ -92,11 +100,15 @@ def run(name: str, group: str | None = None, cost: str = "params_m", score: str 
     runs, row = sorted(runs, key=lambda record: record["created"], reverse=True), summary(frame(runs)).iloc[-1]
     latest = runs[0]
     return Run(
-        name=name, role=latest["role"], command=latest["command"], config=latest["config"],
+        name=name,
+        role=latest["role"],
+        command=latest["command"],
+        config=latest["config"],
+        seeds=sorted({record["seed"] for record in runs}),
+        train_images=latest["train_images"],
         figures={column: float(row[column]) for column in (*SCORES, *COSTS) if not pd.isna(row[column])},
-        seeds=sorted({record["seed"] for record in runs}), train_images=latest["train_images"],
         samples=next((record["samples"] for record in runs if record["samples"]), []),
-    )  # fmt: skip
+    )
 
 
 def _check_axes(cost: str, score: str) -> None:
@@ -113,9 +125,6 @@ def _rows(group: str | None, cost: str, score: str) -> pd.DataFrame:
     return rows
 
 
-# --- as the page shows it ---------------------------------------------------------------------------------------------
-
-
 def description(points: list[Point], group: str | None = None) -> str:
     """What the points are, in a sentence."""
     (data, *_), runs = describe_test_sets(table(group)), sum(point["runs"] for point in points)
@@ -123,8 +132,6 @@ def description(points: list[Point], group: str | None = None) -> str:
     text += "click a point, or choose it by name."
     if group in GRIDS:
         text = f"{GRIDS[group].question} {text}"
-    if not any(RESULTS.glob("*.jsonl")):
-        text += " This installation has no folder results: only the built-in models’ own records are shown."
     return parts.hint(text)
 
 
@@ -136,21 +143,25 @@ def show(run: Run, group: str | None = None) -> str:
         for name, value in run["figures"].items()
     }
     return parts.render(
-        "run.html", run=run, settings=_settings(run["config"]), config=json.dumps(run["config"], indent=1),
-        seeds=plural(len(run["seeds"]), "seed"), train_images=plural(run["train_images"], "training image"),
+        "run.html",
+        run=run,
+        settings=_settings(run["config"]),
+        config=json.dumps(run["config"], indent=1),
+        seeds=plural(len(run["seeds"]), "seed"),
+        train_images=plural(run["train_images"], "training image"),
         main=[figures[name] for name in MAIN_FIGURES if name in figures],
         rest=[figure for name, figure in figures.items() if name not in MAIN_FIGURES],
         samples=[_sample(sample, teachers) for sample in run["samples"][:SHOWN_SAMPLES]],
-    )  # fmt: skip
+    )
 
 
 def _settings(config: dict) -> list[tuple[str, str]]:
     """The settings in which runs differ, as pairs of name and value."""
     model, train = config.get("model") or {}, config.get("train") or {}
-    settings = [
-        (part, f"{plural(model[f'{part}_layers'], 'layer')}, {model[f'{part}_width']} wide")
-        for part in ("image", "text") if f"{part}_layers" in model
-    ]  # fmt: skip
+    settings = []
+    for part in ("image", "text"):
+        if f"{part}_layers" in model:
+            settings.append((part, f"{plural(model[f'{part}_layers'], 'layer')}, {model[f'{part}_width']} wide"))
     settings += [
         ("backbone", model.get("image_backbone") or ""),
         ("cross-attention", f"in {len(model.get('fusion_layers') or ())} of the text layers"),
@@ -167,11 +178,12 @@ def _sample(sample: dict, teachers: dict[int, str]) -> dict:
     image, alt = _sample_images().get(sample["image_id"]), (sample["references"] or [f"image {sample['image_id']}"])[0]
     answers = zip(sample["questions"], sample["answers"], sample["truth"], strict=False)
     return {
-        "alt": alt, "image": None if image is None else parts.thumbnail(image, alt),
-        "caption": sample["caption"] or "", "teacher": teachers.get(sample["image_id"]),
-        "answers": [(question, answer, truth, normalize(answer) == normalize(truth))
-                    for question, answer, truth in answers],
-    }  # fmt: skip
+        "alt": alt,
+        "image": None if image is None else parts.thumbnail(image, alt),
+        "caption": sample["caption"] or "",
+        "teacher": teachers.get(sample["image_id"]),
+        "answers": [(*one, normalize(one[1]) == normalize(one[2])) for one in answers],
+    }
 
 
 @cache
@@ -188,9 +200,8 @@ def _teacher_captions(group: str | None) -> dict[int, str]:
     return {sample["image_id"]: sample["caption"] for sample in latest["samples"]}
 
 
-def point_names(group: str | None, cost: str, score: str) -> list[str]:
+def point_names(points: list[Point]) -> list[str]:
     """Names of the points: teachers first, then students, each by cost."""
-    points = tradeoffs(group, cost, score)
     return [point["name"] for point in sorted(points, key=lambda point: ROLES.index(point["role"]) > 0)]
 
 
@@ -210,13 +221,11 @@ def axes(group: str | None, columns: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(LABELS[column][0], column) for column in columns if runs[column].notna().any()]
 
 
-def cost_axis(group: str | None, cost: str = "params_m") -> gr.Dropdown:
-    """The choice among costs; hidden if runs are of one size, which differ by the noise of their latency alone."""
-    choices = axes(group, AXES)
-    columns = [column for _, column in choices]
-    visible = any(_differ(group, column) for column in ("params_m", "flops_g"))
-    value = cost if visible and cost in columns else columns[0]
-    return gr.Dropdown(choices, value=value, label="Cost", min_width=180, visible=visible)
+def axis(group: str | None, columns: tuple[str, ...], chosen: str, label: str) -> gr.Dropdown:
+    """The choice among columns of a group; the chosen one where the group has it, else the first."""
+    choices = axes(group, columns)
+    names = [column for _, column in choices]
+    return gr.Dropdown(choices, value=chosen if chosen in names else names[0], label=label, min_width=180)
 
 
 def _differ(group: str | None, cost: str) -> bool:
@@ -226,46 +235,36 @@ def _differ(group: str | None, cost: str) -> bool:
     return len(costs) < 2 or costs.max() > SAME_COST * costs.min()
 
 
-# --- the tab ----------------------------------------------------------------------------------------------------------
-
-
-def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
+def tab(image: gr.Image, names: tuple[gr.Dropdown, gr.Dropdown], subject: gr.Textbox) -> None:
     first = (group_of(models.defaults()[1]), "params_m", "vqa_mean")
     with gr.Row():
         group = gr.Dropdown(groups(), value=first[0], label="Runs", min_width=180)
-        cost = cost_axis(first[0])
-        score = gr.Dropdown(axes(first[0], SCORES), value=first[2], label="Score", min_width=180)
-    note = gr.HTML(description(tradeoffs(*first), first[0]))
-    heading = charts.heading("runs")
+        cost, score = axis(first[0], AXES, first[1], "Cost"), axis(first[0], SCORES, first[2], "Score")
+    note, heading = gr.HTML(), charts.heading("runs")
     with gr.HTML(html_template="@children", js_on_load=charts.ON_POINT_CLICK, elem_id="chart-of-runs") as clickable:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")
-    point = gr.Dropdown(point_names(*first), value=None, label="A point of the chart", elem_id="point")
-    gradio_workarounds.take_raw_value(point)
+    label = "A point of the chart"
+    point = gr.Dropdown([], value=None, label=label, elem_id="point", allow_custom_value=True)
     shown = gr.HTML(elem_id="run")
 
     def update_axes(group, cost, score):
-        scores = axes(group, SCORES)
-        columns = [column for _, column in scores]
-        return cost_axis(group, cost), gr.Dropdown(scores, value=score if score in columns else columns[0])
+        return axis(group, AXES, cost, "Cost"), axis(group, SCORES, score, "Score")
 
-    def draw(group, cost, score, point):
-        names = point_names(group, cost, score)
+    def draw(group, cost, score):
+        points = tradeoffs(group, cost, score)
         title, fig = charts.responsive(chart_of(group, cost, score))
-        point = point if point in names else None
-        text = description(tradeoffs(group, cost, score), group)
-        return text, title, fig, gr.Dropdown(names, value=point), show_point(point, group, cost, score)
+        return description(points, group), title, fig, gr.Dropdown(point_names(points), value=None), ""
 
     def show_point(point, group, cost, score):
         return show(run(point, group, cost, score), group) if point else ""
 
-    quick = dict(**events.QUICK, show_progress="minimal")
-    axes_inputs = [group, cost, score]
-    drawn = dict(fn=events.guarded(draw), inputs=[*axes_inputs, point], outputs=[note, heading, chart, point, shown],
-                 show_progress_on=chart, **quick)  # fmt: skip
-    events.chain([heading.parent.select, cost.input, score.input])(**drawn)
-    events.chain([group.input])(events.guarded(update_axes), axes_inputs, [cost, score], **quick).then(**drawn)
+    chosen, quick = [group, cost, score], dict(show_progress="minimal", **QUICK, **PAGE)
+    undrawn = answered(draw, lambda error: (hint_of(error), "", None, gr.skip(), ""))
+    drawn = dict(fn=undrawn, inputs=chosen, outputs=[note, heading, chart, point, shown], **quick)
+    gr.on([heading.parent.select, cost.input, score.input], **drawn)
+    group.input(update_axes, chosen, [cost, score], **quick).then(**drawn)
     clicked = clickable.click(None, None, point, js=PICKED_POINT)
     for event in (clicked.then, point.input):
-        event(events.guarded(show_point), [point, *axes_inputs], shown, **quick)
-    events.endpoint(tradeoffs, axes_inputs)
-    events.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), *axes_inputs])
+        event(answered(show_point), [point, *chosen], shown, **quick)
+    api(tradeoffs)
+    api(run)

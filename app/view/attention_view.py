@@ -19,7 +19,8 @@ from dlip.plots import css_scale, overlay, peak
 from dlip.plots.html import PIXEL_ART_SIDE, data_uri
 from dlip.vlm import VLM
 
-from .. import events, images
+from .. import images
+from ..endpoints import as_sentence
 from . import parts
 
 MAX_CELLS = 96
@@ -69,17 +70,21 @@ def for_each_model(pair: dict[str, VLM], make: Callable[[str, VLM], Tensor]) -> 
 
 
 def compare_maps(
-    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor | MissingAbility], scene: Scene | None = None,
+    about: str,
+    kind: str,
+    names: dict[str, str],
+    maps: dict[str, Tensor | MissingAbility],
+    scene: Scene | None = None,
     object_index: int | None = None,
-) -> Maps:  # fmt: skip
+) -> Maps:
     """Compare maps [1+P] per side, [CLS] first. Negative values lower a score; hits and divergence ignore them."""
     mask = None if scene is None or object_index is None else torch.from_numpy(masks(scene)[object_index])
     sides, positive = {}, []
     for side, values in maps.items():
-        sides[side] = Side(model=names[side], note="", map=[], hit=None, share=None, chance_hit=None,
-                           chance_share=None)  # fmt: skip
+        unscored = dict(hit=None, share=None, chance_hit=None, chance_share=None)
+        sides[side] = Side(model=names[side], note="", map=[], **unscored)
         if isinstance(values, MissingAbility):
-            sides[side]["note"] = events.as_sentence(str(values))
+            sides[side]["note"] = as_sentence(str(values))
             continue
         above = values.clamp(min=0)
         own = above / above.sum().clamp(min=1e-9)
@@ -129,12 +134,12 @@ def named_object(word: int, text: str, scene: Scene | None) -> int | None:
     return None if scene is None else word_objects(text, scene, certain_referents).get(word)
 
 
-def show(maps: Maps, image: Image.Image, outline: bool = True) -> str:
+def show(maps: Maps, image: Image.Image) -> str:
     """The two maps over the image on one scale, with their scores, as HTML."""
     grids = {side: np.array(maps[side]["map"]) for side in parts.SIDES if maps[side]["map"]}
     signed = any((grid < 0).any() for grid in grids.values())
     top = max((peak(grid) for grid in grids.values()), default=0.0)
-    scene = scene_of(image) if outline and maps["object"] is not None else None
+    scene = scene_of(image) if maps["object"] is not None else None
     mask = None if scene is None else masks(scene)[maps["object"]]
     results, kind = [], "png" if max(image.size) <= PIXEL_ART_SIDE else "jpeg"
     for side in parts.SIDES:
@@ -146,8 +151,9 @@ def show(maps: Maps, image: Image.Image, outline: bool = True) -> str:
             }
     names = [maps[side]["model"] for side in parts.SIDES]
     attends = maps["kind"] == "rollout" or maps["kind"].endswith("attention")
-    return parts.pair("attention.html", names, results, maps=maps, top=f"{top:.1f}" if grids else "", signed=signed,
-                      unit="attention" if attends else "score", gradient=css_scale(signed))  # fmt: skip
+    scale = dict(top=f"{top:.1f}" if grids else "", signed=signed, gradient=css_scale(signed))
+    unit = "attention" if attends else "score"
+    return parts.pair("attention.html", names, results, maps=maps, unit=unit, **scale)
 
 
 def _place(grid: np.ndarray) -> str:

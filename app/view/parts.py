@@ -1,9 +1,11 @@
 """Fragments of the page as HTML, from the templates beside this file, which escape every text."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+import gradio as gr
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
@@ -24,10 +26,6 @@ SHOW_IMAGE = "() => document.querySelector('#image').scrollIntoView({block: 'nea
 RELEASE_EXAMPLES = (
     "() => document.querySelectorAll('#examples [aria-pressed=true]').forEach(b => b.ariaPressed = 'false')"
 )
-REMOVE_IMAGE_IF = """(bad, image) => {
-    if (bad && image?.path === bad) document.querySelector('#image [aria-label="Remove Image"]')?.click()
-}"""
-"""Removes the image whose path is `bad`, not one that was chosen meanwhile."""
 RESIZE_CHARTS = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
 """Charts drawn in a hidden tab take its width once the tab is shown."""
 SIDES = {"teacher": "Teacher", "student": "Student"}
@@ -100,6 +98,24 @@ def reading_note(vlm: VLM, med: Model, noun: str, texts: Sequence[str]) -> str:
         if unknown := vlm.unknown_words(text, med):
             return f"The model does not know {', '.join(unknown[:3])}."
     return ""
+
+
+def action(label: str, elem_id: str, min_width: int = 110) -> gr.Button:
+    """The button of a row."""
+    return gr.Button(label, variant="primary", scale=1, min_width=min_width, elem_id=elem_id)
+
+
+def job_buttons(label: str, start: str, stop: str) -> tuple[gr.Button, gr.Button]:
+    """Buttons that start and stop a long job. start, stop: their elem_id."""
+    return (
+        gr.Button(label, variant="primary", elem_id=start, scale=0, min_width=160),
+        gr.Button("Stop", elem_id=stop, scale=0, min_width=90),
+    )
+
+
+def set_in_page(value: object) -> str:
+    """The `js` of an event that sets its outputs to a constant, without a request."""
+    return f"() => ({json.dumps(value)})"
 
 
 def hint(html: str) -> str:

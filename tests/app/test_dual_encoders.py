@@ -46,7 +46,7 @@ def test_search_by_similarity(name, image_path):
     assert [hit["itc_rank"] for hit in found] == [1, 2, 3, 4, 5] and {hit["itm"] for hit in found} == {None}
     reverse = search.sentences(image_path, name, STUDENT)
     assert len(reverse["teacher"]["hits"]) == 5
-    assert search.show(reverse, (name, STUDENT), with_images=False).count("ITM") == 5
+    assert search.show(reverse, (name, STUDENT)).count("ITM") == 5
 
 
 def test_missing_abilities_are_noted(name, image_path):

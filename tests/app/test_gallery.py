@@ -69,7 +69,7 @@ def test_a_folder_without_captions_is_searched_by_sentences_alone(plain, image_p
     gallery.use(str(plain))
     result = search.search(TEACHER, STUDENT, Scenes("test")[3].captions[0])
     assert result["teacher"]["hits"][0]["place"] == 3 and {hit["caption"] for hit in result["teacher"]["hits"]} == {""}
-    shown = search.show(result, (TEACHER, STUDENT), with_images=True)
+    shown = search.show(result, (TEACHER, STUDENT))
     assert shown.count("<img") == 2 * search.SHOWN
     with pytest.raises(UserError, match="have no captions to choose from; search them by a sentence"):
         search.sentences(image_path, TEACHER, STUDENT)
@@ -82,7 +82,7 @@ def test_a_small_gallery_is_shown_whole(plain):
     gallery.use(str(plain))
     result = search.search(TEACHER, STUDENT, "a red circle")
     assert sorted(hit["place"] for hit in result["student"]["hits"]) == [0, 1, 2]
-    shown = search.show(result, (TEACHER, STUDENT), with_images=True)
+    shown = search.show(result, (TEACHER, STUDENT))
     assert "All 3 are shown" in shown and "hit shared" not in shown
 
 

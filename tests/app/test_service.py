@@ -13,7 +13,7 @@ from gradio_client import Client, handle_file
 from gradio_client.utils import Status
 
 import dlip
-from app import events, models, security
+from app import endpoints, models
 from app.page import serve
 from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import UserError
@@ -59,7 +59,7 @@ def test_a_shared_app_offers_the_shipped_models_only(fix_models, monkeypatch):
     with pytest.raises(UserError, match="cannot listen"):
         serve(share=True)
     assert set(models.choices()) == set(built_in_models()) and models.are_fixed()
-    assert len(launched["app_kwargs"]["middleware"]) == len(security.middleware(local_only=False))
+    assert launched["app_kwargs"]["middleware"] == []
 
 
 def test_requests_cannot_bypass_the_queue(app_address):
@@ -90,10 +90,11 @@ def slow(monkeypatch):
 def test_loading_a_model_blocks_no_other_request(slow):
     ready, requests = slow
     results = []
-    visitors = [threading.Thread(target=lambda: results.append(events.guarded(models.load)("slow"))) for _ in range(3)]
+    load = endpoints.answered(models.load)
+    visitors = [threading.Thread(target=lambda: results.append(load("slow"))) for _ in range(3)]
     for visitor in visitors:
         visitor.start()
-    other = threading.Thread(target=events.guarded(models.load), args=["quick"])
+    other = threading.Thread(target=load, args=["quick"])
     other.start()
     other.join(10)
     assert not other.is_alive() and results == []

@@ -19,7 +19,7 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student-undistilled"
 @pytest.fixture(scope="module")
 def measured() -> dict:
     shares = []
-    measured = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, "1"], with_memory=False,
+    measured = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, 1], with_memory=False,
                        progress=shares.append)  # fmt: skip
     assert shares == sorted(shares) and 0.79 < shares[-1] <= 0.8  # the rest is the memory's
     return measured
@@ -80,14 +80,13 @@ def test_figures_of_missing_measurements_are_skipped(measured):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(batch=0), "batch is 0;"),
+        (dict(batch=0), "batch is 0"),
         (dict(beams=9), "beams is 9"),
         (dict(tokens=100), "tokens is 100"),
         (dict(repeats=1000), "repeats is 1000"),
-        (dict(batches=[1, 500]), "batch is 500"),
-        (dict(batch=None), "batch is missing"),
-        (dict(tokens=None), "tokens is missing"),
-        (dict(task="detection"), "no task 'detection'"),
+        (dict(batches=[1, 500]), "batches is 500"),
+        (dict(batch=None), "batch is None"),
+        (dict(task="detection"), "task is 'detection'"),
     ],
 )
 def test_invalid_settings_are_refused_before_measuring(change, message, monkeypatch):

@@ -4,14 +4,10 @@ import json
 
 import pytest
 
-from app.page import build
 from app.tabs import shipped
 from app.tabs import tradeoffs as page
-from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
-from dlip.common.files import read_json
 from dlip.records import frame
-from dlip.records.compare import summary
 from tests.helpers import ONE_PAIR, make_record
 
 SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
@@ -48,7 +44,7 @@ def test_points_average_over_seeds_and_know_the_pareto_front(records):
     ]  # fmt: skip
     assert points[0]["score_sd"] == 1.0 and points[1]["score_sd"] is None
     assert "5 of the 8 runs" in page.description(points)
-    assert page.point_names(None, "params_m", "tr1") == ["big", "good", "<bad>"]
+    assert page.point_names(points) == ["big", "good", "<bad>"]
     json.dumps(points)
 
 
@@ -74,19 +70,6 @@ def test_samples_are_those_of_the_latest_run_that_has_some(records, tmp_path):
     assert page.run("again")["samples"][0]["caption"] == "1"
 
 
-def event(name: str):
-    """What the tab does when something else is chosen."""
-    (result,) = {fn.fn for fn in build().fns.values() if fn.name == name}
-    return result
-
-
-def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
-    draw = event("draw")
-    for axes, point, kept in (((None, "params_m", "ir1"), "good", "good"), ((None, "params_m", "tr1"), "x", None)):
-        *_, chosen, shown = draw(*axes, point)
-        assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
-
-
 def test_hover_texts_omit_the_command(records):
     texts = [message for trace in page.chart_of(None, "params_m", "tr1").data for message in trace.hovertext or ()]
     assert any("<b>good</b>" in message for message in texts) and not any("dlip train" in message for message in texts)
@@ -109,31 +92,12 @@ def test_runs_on_other_data_are_another_group(records):
     assert [p["name"] for p in page.tradeoffs(OTHERS[0], score="tr1")] == ["far"]
     assert "measured on scenes &lt;val&gt;; " in page.description(page.tradeoffs(OTHERS[0], score="tr1"), OTHERS[0])
     assert page.run("far", OTHERS[0])["figures"]["tr1"] == 99.0
-    (point,) = [part for part in build().blocks.values() if getattr(part, "elem_id", None) == "point"]
-    assert point.preprocess("far") == "far"  # also where gradio has forgotten which points it has shown
-
-
-def test_an_axis_without_figures_is_replaced(records):
-    update_axes = event("update_axes")
-    cost, score = update_axes(OTHERS[1], "params_m", "pointing")
-    assert (cost.value, score.value) == ("params_m", "tr1")
-    assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "facts_f1", "vqa", "vqa_mean"]
-    cost, score = update_axes(OTHERS[1], "params_m", "vqa")
-    assert (cost.value, score.value) == ("params_m", "vqa")
 
 
 def test_a_score_of_the_teacher_alone_is_no_choice(monkeypatch):
     made = [make_record("teacher", role="teacher"), make_record("a", vqa=None)]
     monkeypatch.setattr(page, "table", lambda group: frame(made))
     assert "tr1" in (columns := [column for _, column in page.axes("any", page.SCORES)]) and "vqa" not in columns
-
-
-def test_costs_are_no_choice_among_models_of_one_size(monkeypatch):
-    made = [make_record(name, tr1=1, latency=latency) for name, latency in (("a", 10.0), ("b", 20.0))]
-    monkeypatch.setattr(page, "table", lambda group: frame(made))
-    assert not page.cost_axis("any").visible
-    made.append(make_record("c", params=9.0))
-    assert page.cost_axis("any", "flops_g").visible and page.cost_axis("any", "flops_g").value == "flops_g"
 
 
 def test_runs_of_the_same_cost_are_rows(monkeypatch):
@@ -156,18 +120,6 @@ def test_the_runs_of_a_grid_are_named_after_its_rows(records, monkeypatch):
     )
     assert [p["name"] for p in page.tradeoffs("fusion", score="tr1")] == ["a row", "teacher"]
     assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.groups()
-
-
-def test_without_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "RESULTS", tmp_path / "nowhere")
-    monkeypatch.setattr(shipped, "RESULTS", tmp_path / "nowhere")
-    made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models("scenes")]
-    rows = summary(frame(made)).set_index("name")
-    points = page.tradeoffs(score="tr1")
-    assert len(points) == 3 and "no folder results" in page.description(points)
-    for point in points:
-        assert (point["cost"], point["score"]) == (rows.loc[point["name"], "params_m"], rows.loc[point["name"], "tr1"])
-    assert "<img" in page.show(page.run("student"))
 
 
 def test_a_point_shows_the_run_that_is_drawn(records, tmp_path):

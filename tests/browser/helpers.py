@@ -1,4 +1,4 @@
-"""What several browser tests share."""
+"""What the browser tests share."""
 
 import dlip
 from app import images
@@ -15,29 +15,6 @@ def wait_for_cards(page, where: str, expected: list[str]) -> None:
         """([where, expected]) => expected === [...document.querySelectorAll(`#${where} .said`)]
             .map(e => e.innerText.split(/\\s+/).filter(Boolean).join(" ")).join("|")""",
         arg=[where, "|".join(expected)],
-    )
-
-
-def type_text(field, text: str) -> None:
-    """Types as a person does: a field that was just opened overwrites its value once, a moment later."""
-    field.wait_for()
-    field.page.wait_for_timeout(1000)
-    field.fill(text)
-    field.page.wait_for_timeout(500)  # until the page has read the text
-    assert field.input_value() == text
-
-
-def delay_requests(page, route: str, *ms: int) -> None:
-    """Delays the page's next requests to addresses that contain `route` by these milliseconds, in this order."""
-    page.evaluate(
-        """([route, ms]) => {
-            const fetch = window.fetch
-            window.fetch = async (...request) => {
-                if (String(request[0]).includes(route)) await new Promise(done => setTimeout(done, ms.shift() ?? 0))
-                return fetch(...request)
-            }
-        }""",
-        [route, ms],
     )
 
 
